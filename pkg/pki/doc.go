@@ -1,0 +1,16 @@
+// Package pki is the mesh's trust: the CA, identities, join tokens, the TLS
+// configurations of the control plane and the agents, and the proof that an
+// agent holds its WireGuard key.
+//
+// Identities are SPIFFE IDs in X.509 certificates
+// (https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md):
+//
+//	spiffe://MESH.local/flatmesh/controlplane
+//	spiffe://MESH.local/flatmesh/agent/CLUSTER/NODE
+//
+// Host names are never checked, the SPIFFE ID always is: a control plane may be
+// reached by any address.
+//
+// It holds no policy: who may register as what, and when a certificate is
+// renewed, is decided by its callers. It speaks no gRPC and writes no log.
+package pki
