@@ -1,0 +1,253 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/flatmesh/flatmesh/pkg/mesh"
+)
+
+// controlPlanePort is that of the control plane's gRPC.
+const controlPlanePort = 15012
+
+// MeshStatus is what the lab reads of `controlplane status -o json`.
+type MeshStatus struct {
+	Nodes struct {
+		Total      int `json:"total"`
+		Registered int `json:"registered"`
+	} `json:"nodes"`
+	// Tunnels are directed pairs; Expected leaves out what a conflict bars.
+	Tunnels struct {
+		Expected int `json:"expected"`
+		Up       int `json:"up"`
+		Down     int `json:"down"`
+		Unknown  int `json:"unknown"`
+	} `json:"tunnels"`
+	Conflicts []mesh.Conflict `json:"conflicts"`
+	Clusters  []MeshCluster   `json:"clusters"`
+	// Refused are the folders whose content the control plane does not accept.
+	Refused []struct {
+		Source string `json:"source"`
+		Error  string `json:"error"`
+	} `json:"sourceErrors"`
+}
+
+// MeshCluster is a cluster that the control plane knows.
+type MeshCluster struct {
+	Name string `json:"name"`
+}
+
+// AllUp reports whether every node is registered and every tunnel up that
+// should be.
+func (m MeshStatus) AllUp() bool {
+	return len(m.Refused) == 0 && m.Nodes.Registered == m.Nodes.Total && m.Tunnels.Up == m.Tunnels.Expected
+}
+
+// String is one line for people.
+func (m MeshStatus) String() string {
+	s := fmt.Sprintf("%d of %d agents registered, %d of %d tunnels up", m.Nodes.Registered, m.Nodes.Total, m.Tunnels.Up, m.Tunnels.Expected)
+	for _, r := range m.Refused {
+		s += fmt.Sprintf("; %s is refused: %s", r.Source, r.Error)
+	}
+	return s
+}
+
+// Mesh asks the control plane how the mesh is.
+func (l *Lab) Mesh(ctx context.Context) (MeshStatus, error) {
+	var m MeshStatus
+	out, err := l.Exec(ctx, string(KindControlPlane), "controlplane", "status", "--state-dir", cpStatePath, "-o", "json")
+	// Exit code 1 only says that something is not as it should be.
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == 1 && len(out) > 0 {
+		err = nil
+	}
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(out, &m); err != nil {
+		return m, fmt.Errorf("read the control plane's status: %w", err)
+	}
+	return m, nil
+}
+
+// AwaitUp waits until the control plane knows all nodes of the lab, all their
+// agents have registered and all tunnels are up that should be. It gives up with
+// ctx, or when a process that should run has ended.
+func (l *Lab) AwaitUp(ctx context.Context) error {
+	// Each look costs two processes, on a machine that has much else to do.
+	const turn = 200 * time.Millisecond
+	var last string
+	for tick := time.NewTicker(turn); ; {
+		s, err := loadState(l.name)
+		if err != nil {
+			return err
+		}
+		if s.NoAgents {
+			return nil
+		}
+		if err := s.checkRunning(s.hosts()); err != nil {
+			return err
+		}
+		m, err := l.Mesh(ctx)
+		now := m.String()
+		if err != nil {
+			now = err.Error()
+		}
+		if now != last && ctx.Err() == nil {
+			l.log("%s", now)
+			last = now
+		}
+		if err == nil && m.Nodes.Total == s.nodeCount() && m.AllUp() {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not everything came up: %s: %w", last, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *state) nodeCount() int {
+	n := 0
+	for i := range s.Clusters {
+		n += len(s.Clusters[i].Numbers)
+	}
+	return n
+}
+
+// checkRunning reports which processes of the hosts should run and do not, with
+// their last words.
+func (s *state) checkRunning(hs []Host) error {
+	hs, err := s.withProcesses(hs)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, h := range hs {
+		for _, p := range h.Processes {
+			if !p.Alive {
+				errs = append(errs, fmt.Errorf("%s in %s has ended%s", p.Name, h.Name, s.lastWords(h.Name, p.Name)))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// expected lists the processes that a host should have. A device is not among
+// them: with WireGuard in the kernel there is none.
+func (s *state) expected(h Host) []string {
+	switch {
+	case h.Kind == KindPod:
+		return []string{podProcess}
+	case s.NoAgents:
+	case h.Kind == KindNode:
+		return []string{Agent}
+	case h.Kind == KindControlPlane:
+		return []string{ControlPlane}
+	}
+	return nil
+}
+
+// withProcesses fills in what runs in the hosts, and what should.
+func (s *state) withProcesses(hs []Host) ([]Host, error) {
+	names := make([]string, len(hs))
+	for i, h := range hs {
+		names[i] = h.Namespace
+	}
+	found, err := processes(names)
+	if err != nil {
+		return nil, err
+	}
+	for i := range hs {
+		h := &hs[i]
+		h.Processes = append(h.Processes, found[h.Namespace]...)
+		for _, name := range s.expected(*h) {
+			if !slices.ContainsFunc(h.Processes, func(p Process) bool { return p.Name == name }) {
+				h.Processes = append(h.Processes, Process{Name: name})
+			}
+		}
+		slices.SortFunc(h.Processes, func(a, b Process) int { return a.PID - b.PID })
+	}
+	return hs, nil
+}
+
+// controlPlaneFor returns the control plane's address in a family of the node's.
+func (s *state) controlPlaneFor(n node) string {
+	a := controlPlaneAddrs[0]
+	if n.addrs()[0].Is6() {
+		a = controlPlaneAddrs[1]
+	}
+	return netip.AddrPortFrom(a, controlPlanePort).String()
+}
+
+func tokenPath(lab, cluster string) string { return filepath.Join(labDir(lab), "token", cluster) }
+
+// makeToken has the control plane make a join token for a cluster's nodes. A
+// control plane that has just been started may need a moment before it can.
+func (l *Lab) makeToken(ctx context.Context, s *state, cluster string) error {
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	for tick := time.NewTicker(50 * time.Millisecond); ; {
+		out, err := l.Exec(ctx, string(KindControlPlane), "controlplane", "token", "create", "--state-dir", cpStatePath, "--cluster", cluster)
+		if token := bytes.TrimSpace(out); err == nil && len(token) > 0 {
+			path := tokenPath(l.name, cluster)
+			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+				return err
+			}
+			return writeFile(path, append(token, '\n'))
+		}
+		if err := s.checkRunning([]Host{s.controlPlane()}); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("make a token for cluster %s: %w", cluster, context.Cause(ctx)), err)
+		case <-tick.C:
+		}
+	}
+}
+
+// settle has the control plane take what was removed from a cluster's folder for
+// gone. By itself it would hold back what looks like a source that lost its data.
+func (l *Lab) settle(ctx context.Context, s *state, cluster string) error {
+	if s.NoAgents {
+		return nil
+	}
+	cp := s.controlPlane().Namespace
+	found, err := processes([]string{cp})
+	if err != nil {
+		return err
+	}
+	if len(found[cp]) == 0 {
+		l.log("the control plane does not run; when it does, run there: controlplane confirm %s", cluster)
+		return nil
+	}
+	_, err = s.cluster(cluster)
+	removed := err != nil
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	for tick := time.NewTicker(50 * time.Millisecond); ; {
+		m, err := l.Mesh(ctx)
+		known := slices.ContainsFunc(m.Clusters, func(c MeshCluster) bool { return c.Name == cluster })
+		if err == nil && m.Nodes.Total == s.nodeCount() && !(known && removed) {
+			return nil
+		}
+		if err == nil && known {
+			_, err = l.Exec(ctx, string(KindControlPlane), "controlplane", "confirm", cluster, "--state-dir", cpStatePath)
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("the control plane still counts what was removed from %s: %s: %w", cluster, m, context.Cause(ctx)), err)
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package lab
+
+import (
+	"bufio"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// hostDir holds what a host has of its own, under the paths at which its
+// processes see it.
+func hostDir(lab, host string) string { return filepath.Join(labDir(lab), "hosts", host) }
+
+func clustersDir(lab string) string { return filepath.Join(labDir(lab), "clusters") }
+
+// Where the control plane finds its clusters and keeps its state, in its host.
+const (
+	clustersPath = "/var/lib/flatmesh/clusters"
+	cpStatePath  = "/var/lib/flatmesh/controlplane"
+)
+
+// bind is a folder of the lab and where a host sees it.
+type bind struct{ from, to string }
+
+// binds lists a host's, outer ones first.
+func binds(lab string, h Host) []bind {
+	var bs []bind
+	for _, p := range mountPoints {
+		bs = append(bs, bind{hostDir(lab, h.Name) + p, p})
+	}
+	if h.Kind == KindControlPlane {
+		bs = append(bs, bind{clustersDir(lab), clustersPath})
+	}
+	return bs
+}
+
+// makeFolders makes what the host's processes will have bound.
+func makeFolders(lab string, h Host) error {
+	for _, b := range binds(lab, h) {
+		if err := os.MkdirAll(b.from, 0o700); err != nil {
+			return err
+		}
+		// A mount point inside one of the host's own folders.
+		if b.to == clustersPath {
+			if err := os.MkdirAll(hostDir(lab, h.Name)+clustersPath, 0o700); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Become turns the calling process into argv, running in a host: standard
+// streams, signals and exit code need no passing on. It returns only an error.
+func (l *Lab) Become(host string, argv []string) error {
+	s, err := loadState(l.name)
+	if err != nil {
+		return err
+	}
+	h, err := s.host(host)
+	if err != nil {
+		return err
+	}
+	// The namespaces are this thread's alone, and exec keeps those of the thread
+	// that calls it.
+	runtime.LockOSThread()
+	ns, err := netns.GetFromName(h.Namespace)
+	if err != nil {
+		return fmt.Errorf("open network namespace %s: %w", h.Namespace, err)
+	}
+	defer ns.Close()
+	if err := netns.Set(ns); err != nil {
+		return fmt.Errorf("enter %s: %w", host, err)
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make a mount namespace: %w", err)
+	}
+	if err := mounts(binds(l.name, h)); err != nil {
+		return fmt.Errorf("mount the folders of %s: %w", host, err)
+	}
+	for key, value := range map[string]string{
+		"PATH":         s.Bin + ":" + os.Getenv("PATH"),
+		"FLATMESH_LAB": l.name,
+		"LAB_HOST":     host,
+	} {
+		if err := os.Setenv(key, value); err != nil {
+			return err
+		}
+	}
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return err
+	}
+	return &fs.PathError{Op: "exec", Path: path, Err: syscall.Exec(path, argv, os.Environ())}
+}
+
+// mounts gives the calling thread's new mount namespace what a host sees.
+func mounts(bs []bind) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := forgetNamespaces(); err != nil {
+		return err
+	}
+	// sysfs shows the interfaces of the network namespace in which it was mounted.
+	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+		return fmt.Errorf("mount sysfs: %w", err)
+	}
+	for _, b := range bs {
+		if err := unix.Mount(b.from, b.to, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s over %s: %w", b.from, b.to, err)
+		}
+	}
+	return nil
+}
+
+// forgetNamespaces drops this mount namespace's copies of the named network
+// namespaces: they would keep alive what is removed while the process runs.
+func forgetNamespaces() error {
+	f, err := os.Open("/proc/thread-self/mountinfo")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var points []string
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		// The fifth field is the mount point, see proc_pid_mountinfo(5).
+		if f := strings.Fields(sc.Text()); len(f) > 4 && (f[4] == netnsDir || strings.HasPrefix(f[4], netnsDir+"/")) {
+			points = append(points, f[4])
+		}
+	}
+	for _, p := range points {
+		// Detaching the folder takes all below it along, and then these fail.
+		if err := unix.Unmount(p, unix.MNT_DETACH); err == nil && p == netnsDir {
+			break
+		}
+	}
+	// What remains are the files under the mounts; ip(8) complains about them.
+	if err := unix.Mount("tmpfs", netnsDir, "tmpfs", 0, "mode=0755"); err != nil {
+		return fmt.Errorf("hide %s: %w", netnsDir, err)
+	}
+	return nil
+}
