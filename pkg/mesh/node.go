@@ -112,6 +112,8 @@ type Node struct {
 	PodCIDRs []netip.Prefix
 	// Addresses are the node's own, internal before external.
 	Addresses []netip.Addr
+	// Region and Zone are the node's topology labels; empty where it has none.
+	Region, Zone string
 
 	// Prefixes are those of PodCIDRs that the node may hold: inside the declared
 	// range and held by no earlier node of the cluster. Refused says why not.

@@ -18,6 +18,8 @@ type Topology struct {
 	// Claims is sorted by Order. Conflicts is what overlap.Find made of it.
 	Claims    []Claim
 	Conflicts []Conflict
+	// Gateways is sorted by Gateway.Compare.
+	Gateways []Gateway
 }
 
 // Cluster finds a cluster by name.
