@@ -320,3 +320,24 @@ func (r *Resolver) Gateways(from NodeID, cluster string) ([]Gateway, Reason) {
 	}
 	return out, ""
 }
+
+// Class is what decides, of an endpoint, the Paths to it: for one service port
+// all endpoints of a Class have the same Path from any node. It is comparable.
+type Class struct {
+	Node   NodeID
+	Family Family
+	// unowned says why the address is none of the node's peer; yielded is the
+	// conflict of the claim that covers it.
+	unowned Reason
+	yielded *Conflict
+}
+
+// Class returns an endpoint's Class. It does not look at what the service allows.
+func (r *Resolver) Class(to Target) Class {
+	c := Class{Node: to.Node, Family: FamilyOf(to.Addr)}
+	c.unowned = owns(r.nodes[to.Node], to.Addr, c.Family)
+	if len(r.t.Conflicts) > 0 {
+		c.yielded = r.b.yieldedBy(to.Node.Cluster, HostPrefix(to.Addr))
+	}
+	return c
+}
