@@ -20,7 +20,7 @@ const answerTimeout = 10 * time.Second
 // Table is flatmesh's part of the routing of one network namespace: the one that
 // the thread was in which called Open. Its methods have to be called there too.
 // One goroutine at a time may call Observe, Apply and Cleanup; Watch runs beside
-// them.
+// them, and so does Refuse.
 type Table struct {
 	o    Options
 	nl   *netlink.Handle
@@ -119,10 +119,19 @@ func (t *Table) recheck(ctx context.Context, failed []failure) []failure {
 }
 
 // Cleanup removes every rule and route of flatmesh's, known by Options.Protocol
-// and Options.Table, in both families, and says what it removed. It needs no
-// interface, touches nothing else, and may be repeated. From then on traffic for
-// remote ranges goes where the main table says.
+// and Options.Table, in both families, and the table of what Refuse made, and says
+// what it removed. It needs no interface, touches nothing else, and may be
+// repeated. From then on traffic for remote ranges goes where the main table says.
 func (t *Table) Cleanup(ctx context.Context) (removed []string, err error) {
+	removed, err = t.cleanupRoutes(ctx)
+	dropped, filterErr := t.dropFilter(ctx)
+	if dropped {
+		removed = append(removed, filterName(t.o))
+	}
+	return removed, errors.Join(err, filterErr)
+}
+
+func (t *Table) cleanupRoutes(ctx context.Context) (removed []string, err error) {
 	before, _, err := t.own(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("clean up table %d: %w", t.o.Table, err)
