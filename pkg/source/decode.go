@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -14,7 +15,8 @@ import (
 
 // Node makes a mesh node of a Kubernetes node: its ID, its PodCIDRs (none is
 // fine: not yet assigned, or not the cluster's way) and its Addresses, internal
-// before external. Host and DNS names among the addresses are left out.
+// before external. Host and DNS names among the addresses are left out. Region
+// and Zone are its topology labels, the old ones where the new are absent.
 //
 // Everything wrong is joined, each a FieldError; the error does not name the
 // node.
@@ -25,6 +27,8 @@ func Node(cluster mesh.Cluster, n *corev1.Node) (mesh.Node, error) {
 		ID:        mesh.NodeID{Cluster: cluster.Name, Name: n.Name},
 		PodCIDRs:  podCIDRs(&n.Spec, &errs),
 		Addresses: addresses(n.Status.Addresses, &errs),
+		Region:    cmp.Or(n.Labels[corev1.LabelTopologyRegion], n.Labels[corev1.LabelFailureDomainBetaRegion]),
+		Zone:      cmp.Or(n.Labels[corev1.LabelTopologyZone], n.Labels[corev1.LabelFailureDomainBetaZone]),
 	}
 	if len(errs) > 0 {
 		return mesh.Node{}, errors.Join(errs...)

@@ -29,8 +29,10 @@ func TestKey(t *testing.T) {
 		{&corev1.Namespace{ObjectMeta: named("x")}, "Namespace x"},
 		{&corev1.Node{ObjectMeta: named("n1")}, "Node n1"},
 		{&corev1.Node{ObjectMeta: named("n2")}, "Node n2"},
+		{&corev1.Pod{ObjectMeta: inNS}, "Pod ns/x"},
 		{&corev1.Service{ObjectMeta: inNS}, "Service ns/x"},
 		{&networkingv1.ServiceCIDR{ObjectMeta: named("x")}, "ServiceCIDR x"},
+		{&ServiceExport{ObjectMeta: inNS}, "ServiceExport ns/x"},
 	} {
 		key, err := KeyOf(c.obj)
 		if err != nil || key.String() != c.want {
@@ -44,8 +46,8 @@ func TestKey(t *testing.T) {
 	if !slices.IsSortedFunc(keys, Key.Compare) {
 		t.Errorf("Compare does not order %v", keys)
 	}
-	if _, err := KeyOf(&corev1.Pod{}); err == nil {
-		t.Error("a Pod has a key")
+	if _, err := KeyOf(&corev1.Secret{}); err == nil {
+		t.Error("a Secret has a key")
 	}
 }
 
@@ -107,6 +109,26 @@ status.addresses[0].address: "n1" is not an IP address`},
 	}
 }
 
+func TestNodeLocality(t *testing.T) {
+	const region, zone = "topology.kubernetes.io/region", "topology.kubernetes.io/zone"
+	const oldRegion, oldZone = "failure-domain.beta.kubernetes.io/region", "failure-domain.beta.kubernetes.io/zone"
+	for _, c := range []struct {
+		labels map[string]string
+		want   string
+	}{
+		{nil, "/"},
+		{map[string]string{region: "eu", zone: "eu-a"}, "eu/eu-a"},
+		{map[string]string{oldRegion: "eu", oldZone: "eu-a"}, "eu/eu-a"},
+		{map[string]string{region: "eu", zone: "eu-a", oldRegion: "us", oldZone: "us-a"}, "eu/eu-a"},
+		{map[string]string{zone: "eu-a"}, "/eu-a"},
+	} {
+		n, err := Node(mesh.Cluster{Name: "east"}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: c.labels}})
+		if got := n.Region + "/" + n.Zone; err != nil || got != c.want {
+			t.Errorf("%v: got %s (%v), want %s", c.labels, got, err, c.want)
+		}
+	}
+}
+
 func TestServiceCIDRs(t *testing.T) {
 	for _, c := range []struct {
 		cidrs []string
@@ -133,6 +155,8 @@ func TestValidateAccepts(t *testing.T) {
 		&corev1.Node{ObjectMeta: named("n1.example.com")},
 		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: corev1.ServiceSpec{
 			ClusterIP: "10.96.0.1", ClusterIPs: []string{"10.96.0.1", "fd00::1"}, Ports: []corev1.ServicePort{{Port: 80}}}},
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web.0"}},
+		&ServiceExport{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}},
 		&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1"}, AddressType: discoveryv1.AddressTypeFQDN,
 			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"web.example.com"}}},
 			Ports:     []discoveryv1.EndpointPort{{}, {Name: &name, Port: &port}}},
@@ -141,7 +165,7 @@ func TestValidateAccepts(t *testing.T) {
 			t.Errorf("%T: %v", o, err)
 		}
 	}
-	if err := Validate(&corev1.Pod{}); err == nil {
-		t.Error("a Pod is valid")
+	if err := Validate(&corev1.Secret{}); err == nil {
+		t.Error("a Secret is valid")
 	}
 }

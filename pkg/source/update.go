@@ -20,12 +20,21 @@ const (
 	KindEndpointSlice Kind = "EndpointSlice"
 	KindNamespace     Kind = "Namespace"
 	KindNode          Kind = "Node"
+	KindPod           Kind = "Pod"
 	KindService       Kind = "Service"
 	KindServiceCIDR   Kind = "ServiceCIDR"
+	KindServiceExport Kind = "ServiceExport"
 )
 
 // Namespaced reports whether objects of the kind live in a namespace.
-func (k Kind) Namespaced() bool { return k == KindService || k == KindEndpointSlice }
+func (k Kind) Namespaced() bool {
+	switch k {
+	case KindEndpointSlice, KindPod, KindService, KindServiceExport:
+		return true
+	default:
+		return false
+	}
+}
 
 // Key identifies an object within its cluster. Namespace is empty for kinds
 // that have none.
@@ -47,8 +56,12 @@ func KeyOf(o runtime.Object) (Key, error) {
 		return Key{Kind: KindService, Namespace: o.Namespace, Name: o.Name}, nil
 	case *discoveryv1.EndpointSlice:
 		return Key{Kind: KindEndpointSlice, Namespace: o.Namespace, Name: o.Name}, nil
+	case *corev1.Pod:
+		return Key{Kind: KindPod, Namespace: o.Namespace, Name: o.Name}, nil
 	case *networkingv1.ServiceCIDR:
 		return Key{Kind: KindServiceCIDR, Name: o.Name}, nil
+	case *ServiceExport:
+		return Key{Kind: KindServiceExport, Namespace: o.Namespace, Name: o.Name}, nil
 	}
 	return Key{}, fmt.Errorf("a %T is not of a kind that sources read", o)
 }
@@ -74,7 +87,8 @@ func (k Key) Compare(o Key) int {
 type Change struct {
 	Key Key
 	// Object is nil where the object was removed. It is shared and must not be
-	// modified. Its type is the one that KeyOf expects for the kind.
+	// modified. Its type is the one that KeyOf expects for the kind, and what
+	// Trim leaves of it.
 	Object runtime.Object
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -38,6 +39,8 @@ func Validate(o runtime.Object) error {
 		validateService(o, &errs)
 	case *discoveryv1.EndpointSlice:
 		validateSlice(o, &errs)
+	case *corev1.Pod:
+		validatePod(o, &errs)
 	case *networkingv1.ServiceCIDR:
 		_, err := ServiceCIDRs(o)
 		errs.join(err)
@@ -123,6 +126,16 @@ func validateService(s *corev1.Service, errs *fields) {
 		errs.add(fmt.Errorf("%q is not the first of clusterIPs, which is %q", s.Spec.ClusterIP, s.Spec.ClusterIPs[0]), "spec.clusterIP")
 	}
 
+	for i, ip := range s.Spec.ExternalIPs {
+		_, err := ParseAddr(ip)
+		errs.add(err, "spec.externalIPs[%d]", i)
+	}
+	for i, in := range s.Status.LoadBalancer.Ingress {
+		if in.IP != "" {
+			errs.add(validateIP(in.IP), "status.loadBalancer.ingress[%d].ip", i)
+		}
+	}
+
 	type portKey struct {
 		protocol corev1.Protocol
 		port     int32
@@ -136,6 +149,9 @@ func validateService(s *corev1.Service, errs *fields) {
 			errs.add(fmt.Errorf("%d/%s is that of ports[%d] too", k.port, k.protocol, j), "spec.ports[%d].port", i)
 		}
 		numbers[k] = i
+		if p.AppProtocol != nil {
+			errs.add(broken(*p.AppProtocol, validation.IsQualifiedName), "spec.ports[%d].appProtocol", i)
+		}
 		if p.Name == "" && len(s.Spec.Ports) > 1 {
 			errs.add(errors.New("required where there are several ports"), "spec.ports[%d].name", i)
 		}
@@ -149,7 +165,10 @@ func validateSlice(s *discoveryv1.EndpointSlice, errs *fields) {
 	parse := func(string) error { return nil }
 	switch s.AddressType {
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
-		parse = func(addr string) error { return validateSliceAddr(addr, s.AddressType) }
+		parse = func(addr string) error {
+			_, err := parseSliceAddr(addr, s.AddressType)
+			return err
+		}
 	case discoveryv1.AddressTypeFQDN:
 		parse = func(name string) error { return broken(name, validation.IsDNS1123Subdomain) }
 	default:
@@ -185,13 +204,11 @@ func validateSlice(s *discoveryv1.EndpointSlice, errs *fields) {
 	}
 }
 
-func validateSliceAddr(s string, want discoveryv1.AddressType) error {
-	a, err := ParseAddr(s)
-	if err != nil {
-		return err
-	}
-	if f := mesh.FamilyOf(a); f.String() != string(want) {
-		return fmt.Errorf("%v is %v, but addressType is %s", a, f, want)
+// validateIP accepts any address: what a cluster has of its own may be one that
+// no other can reach.
+func validateIP(s string) error {
+	if _, err := netip.ParseAddr(s); err != nil {
+		return fmt.Errorf("%q is not an IP address", s)
 	}
 	return nil
 }

@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	kjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/flatmesh/flatmesh/pkg/source"
 )
 
 // TestDecoderKnowsAllTypes walks the types of the objects that are read: each
@@ -43,6 +45,9 @@ func TestDecoderKnowsAllTypes(t *testing.T) {
 			}
 			walk(typ.Elem(), at+"[]")
 		case reflect.Struct:
+			if typ == reflect.TypeFor[later]() {
+				return
+			}
 			for i := range typ.NumField() {
 				f := typ.Field(i)
 				if strings.Contains(f.Tag.Get("json"), ",string") {
@@ -55,7 +60,7 @@ func TestDecoderKnowsAllTypes(t *testing.T) {
 			t.Errorf("%s: type %v is not handled", at, typ)
 		}
 	}
-	for _, o := range []any{corev1.Node{}, corev1.Namespace{}, corev1.Service{}, discoveryv1.EndpointSlice{}, networkingv1.ServiceCIDR{}, declaration{}} {
+	for _, o := range []any{corev1.Node{}, corev1.Namespace{}, corev1.Pod{}, serviceExport{}, corev1.Service{}, discoveryv1.EndpointSlice{}, networkingv1.ServiceCIDR{}, declaration{}} {
 		walk(reflect.TypeOf(o), reflect.TypeOf(o).Name())
 	}
 }
@@ -123,6 +128,9 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("decodes to\n%s\nbut encoded again to\n%s", a, b)
 			}
 		}
+		if _, ok := got.objects[0].obj.(*source.ServiceExport); ok {
+			return // not one that the API server has of itself
+		}
 		if isJSON || len(got.objects) != 1 || strings.Contains(string(data), "---") || strings.Contains(string(data), "List") {
 			return // an API server takes one object at a time
 		}
@@ -133,6 +141,7 @@ func FuzzDecode(f *testing.F) {
 		if _, ok := want.(*networkingv1beta1.ServiceCIDR); ok {
 			return // read as v1
 		}
+		want = source.Trim(want)
 		if !equality.Semantic.DeepEqual(want, got.objects[0].obj) {
 			t.Errorf("decodes to\n%s\nbut for an API server to\n%s", asJSON(t, got.objects[0].obj), asJSON(t, want))
 		}
@@ -163,6 +172,7 @@ func TestAcceptsWhatAnAPIServerPrints(t *testing.T) {
 	for i, doc := range docs {
 		want, err := strict([]byte(doc))
 		must(t, err)
+		want = source.Trim(want)
 		if !equality.Semantic.DeepEqual(want, got.objects[i].obj) {
 			t.Errorf("got\n%s\nwant\n%s", asJSON(t, got.objects[i].obj), asJSON(t, want))
 		}

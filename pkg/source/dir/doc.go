@@ -11,9 +11,12 @@
 //	nodeCIDRs: [192.168.1.0/24]
 //
 // The other files hold, in any number of documents and in List objects, Node,
-// Service, EndpointSlice, Namespace and ServiceCIDR objects, as this prints them:
+// Service, EndpointSlice, Pod, Namespace and ServiceCIDR objects, as this prints
+// them, and ServiceExport objects of the MCS API:
 //
-//	kubectl get nodes,services,endpointslices,namespaces,servicecidrs -A -o yaml
+//	kubectl get nodes,services,endpointslices,pods,namespaces,servicecidrs -A -o yaml
+//
+// Of Pods only what source.Trim leaves is kept.
 //
 // Any other kind is an error: a file that is not meant for flatmesh should not
 // lie here. Files and folders whose names begin with a dot, editors' backups

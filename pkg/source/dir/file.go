@@ -3,7 +3,6 @@ package dir
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"path/filepath"
 	"reflect"
@@ -12,9 +11,6 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -43,23 +39,6 @@ type list struct {
 	metav1.TypeMeta `json:",inline"`
 	metav1.ListMeta `json:"metadata"`
 	Items           []later `json:"items"`
-}
-
-// newObject makes an empty object of a kind that is read.
-func newObject(apiVersion, kind string) (runtime.Object, error) {
-	switch apiVersion + " " + kind {
-	case "v1 Node":
-		return &corev1.Node{}, nil
-	case "v1 Namespace":
-		return &corev1.Namespace{}, nil
-	case "v1 Service":
-		return &corev1.Service{}, nil
-	case "discovery.k8s.io/v1 EndpointSlice":
-		return &discoveryv1.EndpointSlice{}, nil
-	case "networking.k8s.io/v1 ServiceCIDR", "networking.k8s.io/v1beta1 ServiceCIDR": // the same fields
-		return &networkingv1.ServiceCIDR{}, nil
-	}
-	return nil, fmt.Errorf("%s %s does not belong here; a cluster folder holds Node, Service and Namespace (v1), EndpointSlice (discovery.k8s.io/v1), ServiceCIDR (networking.k8s.io/v1) and List (v1)", apiVersion, kind)
 }
 
 // fileDecoder decodes one file.
@@ -158,6 +137,7 @@ func (f *fileDecoder) document(n *yaml.Node, inList bool) {
 	if len(f.errs) > before {
 		return // what is missing now would only be named twice
 	}
+	obj = finished(obj)
 	f.locate(n, source.Validate(obj))
 	if len(f.errs) > before {
 		return
@@ -167,7 +147,7 @@ func (f *fileDecoder) document(n *yaml.Node, inList bool) {
 		f.fail(n.Line, "", err)
 		return
 	}
-	f.objects = append(f.objects, object{key: key, file: f.name, line: n.Line, obj: obj})
+	f.objects = append(f.objects, object{key: key, file: f.name, line: n.Line, obj: source.Trim(obj)})
 }
 
 // locate finds the lines of the fields that the joined errors name.

@@ -260,6 +260,7 @@ func (p *pass) state() (State, error) {
 			s.Objects[o.key] = o.obj
 		}
 	}
+	p.errs = append(p.errs, sharedClusterIPs(places)...)
 	switch {
 	case !ok && !p.failed(clusterFile):
 		return State{}, noClusterFile(filepath.Join(s.Folder, clusterFile))
