@@ -116,6 +116,7 @@ type Resolver struct {
 	nodes    map[NodeID]*Node
 	claims   map[string][]netip.Prefix // of clusters
 	gateways map[string][]Gateway      // of clusters
+	families map[string][]Family       // of clusters' pods
 }
 
 // NewResolver prepares a Topology for many calls of Path.
@@ -123,12 +124,22 @@ func NewResolver(t Topology) *Resolver {
 	r := &Resolver{
 		t: &t, b: t.barriers(), networks: make(map[string]string, len(t.Clusters)),
 		nodes: make(map[NodeID]*Node, len(t.Nodes)), claims: map[string][]netip.Prefix{}, gateways: map[string][]Gateway{},
+		families: map[string][]Family{},
+	}
+	pods := func(cluster string, prefixes []netip.Prefix) {
+		for _, p := range prefixes {
+			if f := FamilyOf(p.Addr()); !slices.Contains(r.families[cluster], f) {
+				r.families[cluster] = append(r.families[cluster], f)
+			}
+		}
 	}
 	for _, c := range t.Clusters {
 		r.networks[c.Name] = c.Network
+		pods(c.Name, c.PodCIDRs)
 	}
 	for i := range t.Nodes {
 		r.nodes[t.Nodes[i].ID] = &t.Nodes[i]
+		pods(t.Nodes[i].ID.Cluster, t.Nodes[i].PodCIDRs)
 	}
 	for _, c := range t.Claims {
 		r.claims[c.Cluster] = append(r.claims[c.Cluster], c.Prefix)
@@ -149,6 +160,11 @@ func Resolve(t Topology, reach Reachability, from NodeID, to Target) Path {
 func (r *Resolver) Node(id NodeID) (*Node, bool) {
 	n, ok := r.nodes[id]
 	return n, ok
+}
+
+// HasFamily reports whether a cluster has pods of a family.
+func (r *Resolver) HasFamily(cluster string, f Family) bool {
+	return slices.Contains(r.families[cluster], f)
 }
 
 // Path resolves, by the first rule that fits. A client on a host without an
