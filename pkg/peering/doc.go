@@ -1,6 +1,7 @@
-// Package peering is what agents and the control plane say to each other beside
+// Package peering is what agents and gateways say to the control plane beside
 // xDS: joining with a token, renewing certificates, registering a node's
-// WireGuard, and reporting tunnel states.
+// WireGuard, reporting tunnel states, certificates for the node's pods, and how
+// the node reaches a service.
 //
 // It holds the client and the server of that conversation and what is checked
 // about every message. Who may do what is asked of the Authority, what follows

@@ -64,6 +64,28 @@ func (a authority) Issue(node mesh.NodeID, csr []byte) (chain, roots [][]byte, e
 	return [][]byte{[]byte(node.String()), csr}, [][]byte{[]byte("root")}, a.issueErr
 }
 
+func (authority) VerifyGatewayToken(token string) (cluster, name string, err error) {
+	of, ok := strings.CutPrefix(token, "gateway:")
+	if !ok {
+		return "", "", errors.New("token is no gateway's")
+	}
+	cluster, name, _ = strings.Cut(of, "/")
+	return cluster, name, nil
+}
+
+func (a authority) IssueGateway(cluster, name string, csr []byte) (chain, roots [][]byte, err error) {
+	return [][]byte{[]byte("gateway " + cluster + "/" + name), csr}, [][]byte{[]byte("root")}, a.issueErr
+}
+
+func (authority) GatewayCaller(ctx context.Context) (cluster, name string, ok bool) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return strings.Cut(strings.Join(md.Get("gateway"), ""), "/")
+}
+
+func (a authority) IssueWorkload(cluster, namespace, serviceAccount string, csr []byte) (chain, roots [][]byte, err error) {
+	return [][]byte{[]byte(cluster + " " + namespace + "/" + serviceAccount), csr}, [][]byte{[]byte("root")}, a.issueErr
+}
+
 func (authority) Caller(ctx context.Context) (mesh.NodeID, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	id, err := mesh.ParseNodeID(strings.Join(md.Get("node"), ""))
@@ -85,6 +107,8 @@ type backend struct {
 	// gate, where there is one, is waited for by each Report.
 	gate    chan struct{}
 	changed chan struct{}
+	paths   []PathAnswer
+	asked   []string
 }
 
 type message struct {
@@ -103,6 +127,32 @@ func (b *backend) Known(_ context.Context, node mesh.NodeID) error {
 		return status.Errorf(codes.FailedPrecondition, "node %v is not known", node)
 	}
 	return nil
+}
+
+// KnownGateway knows those of east.
+func (b *backend) KnownGateway(_ context.Context, cluster, name string) error {
+	if cluster != "east" {
+		return status.Errorf(codes.FailedPrecondition, "cluster %s is not known", cluster)
+	}
+	return nil
+}
+
+// Workload knows one pod, of n1.
+func (b *backend) Workload(_ context.Context, node mesh.NodeID, namespace, pod, uid string) (string, error) {
+	if node != n1 || namespace != "demo" || pod != "echo-0" || uid != "u1" {
+		return "", status.Errorf(codes.PermissionDenied, "no pod %s/%s with the UID %q runs on %s", namespace, pod, uid, node)
+	}
+	return "echo", nil
+}
+
+func (b *backend) Paths(_ context.Context, node mesh.NodeID, target string) ([]PathAnswer, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.asked = append(b.asked, node.String()+" to "+target)
+	if target == "gone" {
+		return nil, status.Error(codes.NotFound, "no cluster has a service gone")
+	}
+	return b.paths, nil
 }
 
 func (b *backend) Register(_ context.Context, r Registration) ([]netip.Addr, []string, error) {
@@ -219,6 +269,11 @@ func serve(t testing.TB, a authority, b *backend) (*grpc.ClientConn, *grpc.Serve
 // as makes calls those of a node's agent.
 func as(ctx context.Context, node mesh.NodeID) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "node", node.String())
+}
+
+// asGateway makes calls those of a gateway.
+func asGateway(ctx context.Context, gateway string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "gateway", gateway)
 }
 
 // reports is a queue of changes as the agent's loop keeps one.

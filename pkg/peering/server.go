@@ -30,6 +30,19 @@ type Authority interface {
 	// Caller returns the node whose agent makes the call, from its certificate.
 	// Its error is a gRPC status.
 	Caller(ctx context.Context) (mesh.NodeID, error)
+
+	// VerifyGatewayToken returns the gateway that a join token is for. An agent's
+	// token is an error.
+	VerifyGatewayToken(token string) (cluster, name string, err error)
+	// IssueGateway is Issue for a gateway.
+	IssueGateway(cluster, name string, csr []byte) (chain, roots [][]byte, err error)
+	// GatewayCaller returns the gateway that makes the call, from its certificate.
+	// It is false for every other caller, and for one without a good certificate:
+	// of those Caller says what they are.
+	GatewayCaller(ctx context.Context) (cluster, name string, ok bool)
+
+	// IssueWorkload is Issue for the pods of a service account in a cluster.
+	IssueWorkload(cluster, namespace, serviceAccount string, csr []byte) (chain, roots [][]byte, err error)
 }
 
 // Registration is what an agent says of its node.
@@ -58,6 +71,17 @@ type Backend interface {
 	// Attach begins a report stream. The returned context ends, with a cause,
 	// when the node loses its right to it.
 	Attach(ctx context.Context, node mesh.NodeID) (Session, context.Context, error)
+
+	// KnownGateway reports whether the gateway may have a certificate: its cluster
+	// is one of the mesh, and it has not lost its right.
+	KnownGateway(ctx context.Context, cluster, name string) error
+	// Workload returns the service account of a pod that runs on the node, and an
+	// error where none does that has this name and UID. An empty uid is that of a
+	// source which has none.
+	Workload(ctx context.Context, node mesh.NodeID, namespace, pod, uid string) (serviceAccount string, err error)
+	// Paths tells how the node reaches a service or a pod's address. A target that
+	// is neither, or that is not there, is an error.
+	Paths(ctx context.Context, node mesh.NodeID, target string) ([]PathAnswer, error)
 }
 
 // Session takes one report stream's messages.
@@ -72,7 +96,7 @@ type Session interface {
 const (
 	// maxTunnels bounds one report; a node has at most one tunnel to each other.
 	maxTunnels = 100_000
-	// maxWord bounds words that are kept and shown: versions, reasons.
+	// maxWord bounds words that are kept and shown: versions, reasons, UIDs.
 	maxWord = 128
 )
 
@@ -140,8 +164,11 @@ func (s *Server) Join(ctx context.Context, req *peeringv1.JoinRequest) (*peering
 	return &peeringv1.JoinResponse{Certificates: chain, Roots: roots}, nil
 }
 
-// Renew replaces the caller's certificate.
+// Renew replaces the caller's certificate, be it an agent or a gateway.
 func (s *Server) Renew(ctx context.Context, req *peeringv1.RenewRequest) (*peeringv1.RenewResponse, error) {
+	if cluster, name, ok := s.authority.GatewayCaller(ctx); ok {
+		return s.renewGateway(ctx, cluster, name, req)
+	}
 	node, err := s.caller(ctx)
 	if err != nil {
 		return nil, err
@@ -155,11 +182,11 @@ func (s *Server) Renew(ctx context.Context, req *peeringv1.RenewRequest) (*peeri
 
 // notIssued makes a gRPC status of why there is no certificate: what is none is
 // the CSR's fault.
-func notIssued(node mesh.NodeID, err error) error {
+func notIssued(whom fmt.Stringer, err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
-	return status.Errorf(codes.InvalidArgument, "issue a certificate for %s: %v", node, err)
+	return status.Errorf(codes.InvalidArgument, "issue a certificate for %s: %v", whom, err)
 }
 
 // Register stores where the caller's WireGuard is.

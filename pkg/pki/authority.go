@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -16,16 +15,19 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-// The files of an Authority.
+// The files of an Authority, beside those of its CA and its clusters'.
 const (
-	caCertFile   = "ca.crt"
-	caKeyFile    = "ca.key"
 	tokenKeyFile = "token.key"
+	// meshFile holds the mesh's name where its root does not say it.
+	meshFile = "mesh"
 )
 
 // rootLife is how long a new root lives. backdate is how far certificates and
@@ -36,19 +38,32 @@ const (
 )
 
 // Authority is the mesh's CA: it issues certificates and makes and verifies join
-// tokens. It does not change once it is open, so it may be shared.
+// tokens. It may be shared.
 type Authority struct {
-	mesh     string
-	td       spiffeid.TrustDomain
+	dir, mesh string
+	td        spiffeid.TrustDomain
+	// ca signs for the control plane, and the CAs of clusters. It is the root, or
+	// lies below it where the user brought such a one.
+	ca       issuer
 	root     *x509.Certificate
-	key      crypto.Signer
+	roots    [][]byte
 	tokenKey ed25519.PrivateKey
 	created  []string
+	told     func(cluster string, until time.Time, problem error)
+
+	mu       sync.Mutex
+	clusters map[string]issuer
 }
 
 // OpenAuthority reads the mesh's CA from a directory, or makes it there where
 // the directory is empty or does not exist. Several processes may open the same
 // directory at once.
+//
+// A CA of the user's own is put there beforehand: ca.crt and ca.key, or
+// ca-cert.pem and ca-key.pem, as a root or as an intermediate CA. What lies
+// between an intermediate CA and its root follows in its file or lies in
+// cert-chain.pem, the root in root-cert.pem, where further roots to trust may
+// lie. It must allow one more CA below it: those of clusters.
 //
 // ca.crt is written last: without it the CA was never used, and what a crash
 // left half made is completed. With it, a missing ca.key, and any file that is
@@ -75,48 +90,73 @@ func openAuthority(dir, meshName string, now time.Time) (_ *Authority, err error
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 
-	a := &Authority{mesh: meshName, td: td}
-	if a.root, err = readRoot(dir); err != nil {
-		return nil, err
-	}
-	if a.key, err = a.openKey(dir, caKeyFile, func() (crypto.Signer, error) {
-		if a.root != nil {
-			return nil, fmt.Errorf("%s is missing but %s is there: %s", filepath.Join(dir, caKeyFile), caCertFile, restoreCA(dir))
-		}
-		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	}, restoreCA(dir)); err != nil {
-		return nil, err
-	}
-	tokenKey, err := a.openKey(dir, tokenKeyFile, func() (crypto.Signer, error) {
-		_, key, err := ed25519.GenerateKey(rand.Reader)
-		return key, err
-	}, "restore it from a backup, or remove it: a new one is made, and tokens that are not yet used no longer work")
+	a := &Authority{dir: dir, mesh: meshName, td: td, clusters: map[string]issuer{}}
+	found, err := readCA(dir)
 	if err != nil {
 		return nil, err
 	}
-	var ok bool
-	if a.tokenKey, ok = tokenKey.(ed25519.PrivateKey); !ok {
-		return nil, fmt.Errorf("%s holds a key of type %T, want Ed25519", filepath.Join(dir, tokenKeyFile), tokenKey)
+	key, err := a.openCAKey(found)
+	if err != nil {
+		return nil, err
 	}
-	if a.root == nil {
-		if a.root, err = createRoot(dir, meshName, td, a.key, now); err != nil {
+	if a.tokenKey, err = a.openTokenKey(); err != nil {
+		return nil, err
+	}
+	if found == nil {
+		root, err := createRoot(dir, meshName, td, key, now)
+		if err != nil {
 			return nil, err
 		}
 		a.created = append(a.created, caCertFile)
+		found = &foundCA{files: caFiles{caCertFile, caKeyFile}, chain: []*x509.Certificate{root}, roots: []*x509.Certificate{root}}
 	}
-	if err := a.check(dir, now); err != nil {
+	a.ca, a.root = newIssuer(key, found.chain), found.roots[0]
+	for _, r := range found.roots {
+		a.roots = append(a.roots, r.Raw)
+	}
+	if err := a.check(found, now); err != nil {
 		return nil, err
 	}
-	return a, nil
+	return a, a.keepName()
 }
 
-func restoreCA(dir string) string {
-	return fmt.Sprintf("restore it from a backup; without one move %s away: a new CA is made, and every agent must join again with a new token", dir)
+// openCAKey reads the key of the CA that was found, or makes one for a CA that
+// is to be made.
+func (a *Authority) openCAKey(found *foundCA) (crypto.Signer, error) {
+	if found == nil {
+		return a.openKey(caKeyFile, func() (crypto.Signer, error) {
+			return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		}, func(data []byte) (crypto.Signer, error) {
+			key, err := decodeOwnKey(data)
+			if _, foreign := decodeForeignKey(data); err != nil && foreign == nil {
+				return nil, fmt.Errorf("it was not made here, and its certificate is missing: put it beside it as %s", caCertFile)
+			}
+			return key, err
+		}, restoreCA(a.dir))
+	}
+	name := found.files.key
+	return a.openKey(name, func() (crypto.Signer, error) {
+		return nil, fmt.Errorf("%s is missing but %s is there: %s", filepath.Join(a.dir, name), found.files.cert, restoreCA(a.dir))
+	}, decodeForeignKey, restoreCA(a.dir))
+}
+
+func (a *Authority) openTokenKey() (ed25519.PrivateKey, error) {
+	key, err := a.openKey(tokenKeyFile, func() (crypto.Signer, error) {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	}, decodeOwnKey, "restore it from a backup, or remove it: a new one is made, and tokens that are not yet used no longer work")
+	if err != nil {
+		return nil, err
+	}
+	if key, ok := key.(ed25519.PrivateKey); ok {
+		return key, nil
+	}
+	return nil, fmt.Errorf("%s holds a key of type %T, want Ed25519", filepath.Join(a.dir, tokenKeyFile), key)
 }
 
 // openKey reads a key, or makes it where the file is missing.
-func (a *Authority) openKey(dir, name string, generate func() (crypto.Signer, error), advice string) (crypto.Signer, error) {
-	path := filepath.Join(dir, name)
+func (a *Authority) openKey(name string, generate func() (crypto.Signer, error), decode func([]byte) (crypto.Signer, error), advice string) (crypto.Signer, error) {
+	path := filepath.Join(a.dir, name)
 	data, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -129,48 +169,18 @@ func (a *Authority) openKey(dir, name string, generate func() (crypto.Signer, er
 			return nil, err
 		}
 		a.created = append(a.created, name)
-		return key, writeFile(dir, name, data)
+		return key, writeFile(a.dir, name, data)
 	case err != nil:
 		return nil, fmt.Errorf("open the mesh CA: %w", err)
 	}
 	if err := checkMode(path, 0o077); err != nil {
 		return nil, err
 	}
-	key, rest, err := decodeKey(data)
-	if err == nil && len(bytes.TrimSpace(rest)) > 0 {
-		err = errors.New("more follows after the key")
-	}
+	key, err := decode(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s is damaged (%w): %s", path, err, advice)
+		return nil, fmt.Errorf("%s cannot be used (%w): %s", path, err, advice)
 	}
 	return key, nil
-}
-
-// readRoot returns nil where there is no root yet.
-func readRoot(dir string) (*x509.Certificate, error) {
-	path := filepath.Join(dir, caCertFile)
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the mesh CA: %w", err)
-	}
-	// Public, but whoever may write it chooses whom the mesh trusts.
-	if err := checkMode(path, 0o022); err != nil {
-		return nil, err
-	}
-	certs, err := decodeCertificates(data)
-	if err == nil && len(certs) > 1 {
-		err = fmt.Errorf("holds %d certificates, want one", len(certs))
-	}
-	if err == nil {
-		err = certs[0].CheckSignatureFrom(certs[0])
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s is damaged (%w): %s", path, err, restoreCA(dir))
-	}
-	return certs[0], nil
 }
 
 func createRoot(dir, meshName string, td spiffeid.TrustDomain, key crypto.Signer, now time.Time) (*x509.Certificate, error) {
@@ -180,7 +190,7 @@ func createRoot(dir, meshName string, td spiffeid.TrustDomain, key crypto.Signer
 	}
 	template := &x509.Certificate{
 		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{"flatmesh"}, CommonName: "CA of mesh " + meshName},
+		Subject:               pkix.Name{Organization: []string{issuerOrganization}, CommonName: "CA of mesh " + meshName},
 		URIs:                  []*url.URL{td.ID().URL()},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.Add(rootLife),
@@ -199,39 +209,77 @@ func createRoot(dir, meshName string, td spiffeid.TrustDomain, key crypto.Signer
 	return root, writeFile(dir, caCertFile, encodeCertificate(der))
 }
 
-// check reports whether the parts belong together, to this mesh and to this time.
-func (a *Authority) check(dir string, now time.Time) error {
-	path := filepath.Join(dir, caCertFile)
-	td, err := trustDomainOf(a.root)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+// check reports whether the parts belong together, to this mesh and to this
+// time, and whether the mesh can stand on them.
+func (a *Authority) check(found *foundCA, now time.Time) error {
+	path := filepath.Join(a.dir, found.files.cert)
+	for _, c := range append(found.roots[1:], found.chain...) {
+		if err := checkDomain(a.td, c); err != nil {
+			return fmt.Errorf("%s: %q: %w: give the mesh's name as it was, or another directory", path, c.Subject, err)
+		}
+		if _, ok := clusterOf(c); ok {
+			return fmt.Errorf("%s: a CA whose subject is %q is that of one cluster alone: bring one with another subject", path, c.Subject)
+		}
 	}
-	if td != a.td {
-		return fmt.Errorf("%s: this CA is %w: it is of %q, not %q: give the mesh's name as it was, or another directory", path, ErrOtherMesh, meshOf(td), a.mesh)
+	if !samePublic(a.ca.key.Public(), a.ca.cert.PublicKey) {
+		return fmt.Errorf("%s does not belong to %s: %s", filepath.Join(a.dir, found.files.key), found.files.cert, restoreCA(a.dir))
 	}
-	if !samePublic(a.key.Public(), a.root.PublicKey) {
-		return fmt.Errorf("%s does not belong to %s: %s", filepath.Join(dir, caKeyFile), caCertFile, restoreCA(dir))
+	for i, c := range found.chain {
+		name := path
+		if i > 0 {
+			name = fmt.Sprintf("%s: the CA %q above it", path, c.Subject)
+		}
+		if now.Before(c.NotBefore) {
+			return fmt.Errorf("%s is valid from %s, but it is %s now: set this machine's clock", name, c.NotBefore.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		}
+		if !now.Before(c.NotAfter) {
+			return fmt.Errorf("%s ended %s: replace it by one of the same root that is still good; without one move %s away: a new CA is made, and every agent must join again with a new token", name, c.NotAfter.Format(time.RFC3339), a.dir)
+		}
+		// Below c lie the i CAs before it in the chain, and a cluster's.
+		if most := c.MaxPathLen; most > 0 && most <= i || most == 0 && c.MaxPathLenZero {
+			return fmt.Errorf("%s allows %d CAs below it (basicConstraints pathlen), and the mesh needs %d, for the CA of each cluster: bring one with a path length of at least %d, or with none", name, most, i+1, i+1)
+		}
 	}
-	if now.Before(a.root.NotBefore) {
-		return fmt.Errorf("%s is valid from %s, but it is %s now: set this machine's clock", path, a.root.NotBefore.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
-	}
-	if !now.Before(a.root.NotAfter) {
-		return fmt.Errorf("%s ended %s: move %s away: a new CA is made, and every agent must join again with a new token", path, a.root.NotAfter.Format(time.RFC3339), dir)
+	if err := a.tryOut(now); err != nil {
+		return fmt.Errorf("%s: %w: bring a CA that has no such limit", path, err)
 	}
 	return nil
 }
 
-// trustDomainOf reads the trust domain of a root (X.509-SVID, section 3.1: a
-// signing certificate's SPIFFE ID has no path).
-func trustDomainOf(root *x509.Certificate) (spiffeid.TrustDomain, error) {
-	if !root.IsCA || len(root.URIs) != 1 {
-		return spiffeid.TrustDomain{}, errors.New("not the CA of a mesh")
+// keepName stores the mesh's name where its root does not say it, so that the
+// same root is not taken for another mesh's by mistake: that mesh's agents would
+// all be strangers.
+func (a *Authority) keepName() error {
+	if _, stated := statedDomain(a.root); stated {
+		return nil
 	}
-	id, err := spiffeid.FromURI(root.URIs[0])
-	if err != nil || id.Path() != "" {
-		return spiffeid.TrustDomain{}, fmt.Errorf("not the CA of a mesh: its identity is %q", root.URIs[0])
+	name, err := readName(a.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		a.created = append(a.created, meshFile)
+		return writeFile(a.dir, meshFile, []byte(a.mesh+"\n"))
+	case err != nil:
+		return err
+	case name != a.mesh:
+		return fmt.Errorf("%s: this CA is %w: it is of %q, not %q: give the mesh's name as it was, or another directory", filepath.Join(a.dir, meshFile), ErrOtherMesh, name, a.mesh)
 	}
-	return id.TrustDomain(), nil
+	return nil
+}
+
+func readName(dir string) (string, error) {
+	path := filepath.Join(dir, meshFile)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the mesh's name: %w", err)
+	}
+	if err := checkMode(path, 0o022); err != nil {
+		return "", err
+	}
+	name := strings.TrimSpace(string(data))
+	if _, err := TrustDomain(name); err != nil {
+		return "", fmt.Errorf("%s is damaged (%w): restore it from a backup, or remove it and start the control plane with the mesh's name", path, err)
+	}
+	return name, nil
 }
 
 // Mesh returns the mesh's name.
@@ -240,8 +288,9 @@ func (a *Authority) Mesh() string { return a.mesh }
 // TrustDomain returns the mesh's SPIFFE trust domain.
 func (a *Authority) TrustDomain() spiffeid.TrustDomain { return a.td }
 
-// Roots returns what the mesh trusts, DER.
-func (a *Authority) Roots() [][]byte { return [][]byte{a.root.Raw} }
+// Roots returns what the mesh trusts, DER. The first is the one under which this
+// Authority issues and that tokens pin.
+func (a *Authority) Roots() [][]byte { return slices.Clone(a.roots) }
 
 // Created lists the files that were made when this Authority was opened, so
 // that the caller can say so.

@@ -82,7 +82,7 @@ func TestOpenAuthorityMakesThenReads(t *testing.T) {
 	if len(second.Created()) != 0 {
 		t.Errorf("reading created %v", second.Created())
 	}
-	if !bytes.Equal(first.Roots()[0], second.Roots()[0]) || !first.tokenKey.Equal(second.tokenKey) || !samePublic(first.key.Public(), second.key.Public()) {
+	if !bytes.Equal(first.Roots()[0], second.Roots()[0]) || !first.tokenKey.Equal(second.tokenKey) || !samePublic(first.ca.key.Public(), second.ca.key.Public()) {
 		t.Error("the second opening has other keys")
 	}
 	if second.Mesh() != "acme" || second.TrustDomain().Name() != "acme.local" {
@@ -268,7 +268,7 @@ func TestOpenAuthorityNeverTakesADamagedFile(t *testing.T) {
 			switch {
 			case err != nil:
 				wantError(t, err, path)
-			case !bytes.Equal(b.Roots()[0], a.Roots()[0]), !samePublic(b.key.Public(), a.key.Public()), !b.tokenKey.Equal(a.tokenKey), len(b.Created()) > 0:
+			case !bytes.Equal(b.Roots()[0], a.Roots()[0]), !samePublic(b.ca.key.Public(), a.ca.key.Public()), !b.tokenKey.Equal(a.tokenKey), len(b.Created()) > 0:
 				t.Errorf("%s: %s: opened as another CA", name, what)
 			}
 			if !bytes.Equal(read(t, path), data) {

@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
@@ -16,8 +15,8 @@ import (
 // one step and always belong together.
 const bundleFile = "identity.pem"
 
-// Bundle is an agent's identity: its certificate with its key, and the roots
-// that it trusts.
+// Bundle is the identity of an agent, a gateway or a workload: its certificate
+// with its key, and the roots that it trusts.
 type Bundle struct {
 	Key crypto.Signer
 	// Chain is DER, leaf first, without the root; Roots is DER.
@@ -41,8 +40,8 @@ func NewBundle(key crypto.Signer, chain, roots [][]byte) (*Bundle, error) {
 		if err != nil {
 			return nil, fmt.Errorf("root certificate: %w", err)
 		}
-		if err := root.CheckSignatureFrom(root); err != nil {
-			return nil, fmt.Errorf("root certificate: %w", err)
+		if !isRoot(root) {
+			return nil, fmt.Errorf("root certificate: %q does not sign itself", root.Subject)
 		}
 		trusted.AddCert(root)
 	}
@@ -69,11 +68,11 @@ func NewBundle(key crypto.Signer, chain, roots [][]byte) (*Bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
-	td, err := trustDomainOf(verified[0][len(verified[0])-1])
+	td, err := domainIn(verified[0])
 	if err != nil {
 		return nil, fmt.Errorf("root certificate: %w", err)
 	}
-	if b.id, err = identityOf(td, b.leaf); err != nil {
+	if b.id, err = identityIn(td, verified[0]); err != nil {
 		return nil, err
 	}
 	b.mesh = meshOf(td)
@@ -154,7 +153,7 @@ func decodeBundle(data []byte) (*Bundle, error) {
 	var chain, roots [][]byte
 	for _, cert := range certs {
 		// Only a root is issued by itself; what lies between it and the leaf is not.
-		if cert.IsCA && bytes.Equal(cert.RawIssuer, cert.RawSubject) {
+		if isRoot(cert) {
 			roots = append(roots, cert.Raw)
 		} else {
 			chain = append(chain, cert.Raw)

@@ -14,12 +14,18 @@ var (
 	ErrOtherMesh = errors.New("of another mesh")
 	// ErrNotToken: the text is no join token at all.
 	ErrNotToken = errors.New("not a join token")
+	// ErrTokenKind: the token is a gateway's where an agent's is wanted, or the
+	// other way round.
+	ErrTokenKind = errors.New("token is of the wrong kind")
 	// ErrTokenSignature: the token was not signed by this control plane.
 	ErrTokenSignature = errors.New("token has a bad signature")
 	// ErrTokenExpired: the token's time is over.
 	ErrTokenExpired = errors.New("token expired")
 	// ErrTokenEarly: the token's time has not begun, so clocks disagree.
 	ErrTokenEarly = errors.New("token is not valid yet")
+	// ErrOtherCluster: the certificate was issued by the CA of a cluster that has
+	// no say over whom it names.
+	ErrOtherCluster = errors.New("issued by the CA of another cluster")
 	// ErrCertificateExpired: the peer's certificate ended while it was connected.
 	ErrCertificateExpired = errors.New("certificate expired")
 	// ErrCookie: the challenge is too old or of another control plane process;

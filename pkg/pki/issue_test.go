@@ -25,8 +25,13 @@ func TestIssue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range []Identity{AgentOf(east1), {Role: ControlPlane}} {
-		chain, err := a.Issue(id, pub, now, time.Hour)
+	for id, cluster := range map[Identity]string{AgentOf(east1): "east", GatewayOf("west", "gw"): "west", {Role: ControlPlane}: "", WorkloadOf("demo", "echo"): "east"} {
+		var chain [][]byte
+		if id.Role == Workload {
+			chain, err = a.IssueWorkload("east", "demo", "echo", pub, now, time.Hour)
+		} else {
+			chain, err = a.Issue(id, pub, now, time.Hour)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +46,21 @@ func TestIssue(t *testing.T) {
 		if !leaf.NotBefore.Equal(now.Add(-backdate)) || !leaf.NotAfter.Equal(now.Add(time.Hour)) {
 			t.Errorf("valid %v to %v", leaf.NotBefore, leaf.NotAfter)
 		}
-		if err := leaf.CheckSignatureFrom(a.root); err != nil {
+		if len(leaf.DNSNames)+len(leaf.IPAddresses)+len(leaf.EmailAddresses) > 0 || len(leaf.ExtKeyUsage) != 2 || leaf.KeyUsage != x509.KeyUsageDigitalSignature {
+			t.Errorf("%v has %v %v %v, usages %v %v", id, leaf.DNSNames, leaf.IPAddresses, leaf.EmailAddresses, leaf.KeyUsage, leaf.ExtKeyUsage)
+		}
+		by := a.root
+		if cluster != "" {
+			if by, err = x509.ParseCertificate(chain[1]); err != nil {
+				t.Fatal(err)
+			}
+			if of, ok := clusterOf(by); !ok || of != cluster || by.CheckSignatureFrom(a.root) != nil {
+				t.Errorf("%v is issued by %v", id, by.Subject)
+			}
+		} else if len(chain) != 1 {
+			t.Errorf("%v has a chain of %d", id, len(chain))
+		}
+		if err := leaf.CheckSignatureFrom(by); err != nil {
 			t.Error(err)
 		}
 	}
@@ -56,7 +75,9 @@ func TestIssue(t *testing.T) {
 		"no role":                {Identity{}, now, time.Hour, pub, "role"},
 		"agent with no node":     {Identity{Role: Agent}, now, time.Hour, pub, "cluster name"},
 		"agent with a bad node":  {AgentOf(mesh.NodeID{Cluster: "east", Name: "../x"}), now, time.Hour, pub, "node name"},
-		"control plane and node": {Identity{ControlPlane, east1}, now, time.Hour, pub, "no node"},
+		"control plane and node": {Identity{Role: ControlPlane, Node: east1}, now, time.Hour, pub, "names that its role has not"},
+		"workload of no cluster": {WorkloadOf("demo", "echo"), now, time.Hour, pub, "issued in a cluster"},
+		"gateway with no name":   {GatewayOf("east", ""), now, time.Hour, pub, "gateway name"},
 		"no life":                {AgentOf(east1), now, 0, pub, "time to live"},
 		"weak key":               {AgentOf(east1), now, time.Hour, p224(t), "P-224"},
 		"no key":                 {AgentOf(east1), now, time.Hour, nil, "type"},
@@ -69,17 +90,37 @@ func TestIssue(t *testing.T) {
 		})
 	}
 
-	t.Run("never beyond the root", func(t *testing.T) {
-		chain, err := a.Issue(AgentOf(east1), pub, now, 2*rootLife)
-		if err != nil {
-			t.Fatal(err)
-		}
-		leaf, err := x509.ParseCertificate(chain[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !leaf.NotAfter.Equal(a.root.NotAfter) {
-			t.Errorf("ends %v, want the root's %v", leaf.NotAfter, a.root.NotAfter)
+	for name, tt := range map[string]struct {
+		cluster, namespace, account, want string
+	}{
+		"no cluster":    {"", "demo", "echo", "cluster name"},
+		"a path":        {"../x", "demo", "echo", "cluster name"},
+		"bad namespace": {"east", "Demo", "echo", "namespace"},
+		"bad account":   {"east", "demo", "a/b", "service account"},
+	} {
+		_, err := a.IssueWorkload(tt.cluster, tt.namespace, tt.account, pub, now, time.Hour)
+		t.Run("workload: "+name, func(t *testing.T) { wantError(t, err, tt.want) })
+	}
+
+	t.Run("never beyond the CA", func(t *testing.T) {
+		for _, id := range []Identity{AgentOf(east1), {Role: ControlPlane}} {
+			chain, err := a.Issue(id, pub, now, 2*rootLife)
+			if err != nil {
+				t.Fatal(err)
+			}
+			leaf, err := x509.ParseCertificate(chain[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			by := a.root
+			if len(chain) > 1 {
+				if by, err = x509.ParseCertificate(chain[1]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !leaf.NotAfter.Equal(by.NotAfter) {
+				t.Errorf("%v ends %v, want its CA's %v", id, leaf.NotAfter, by.NotAfter)
+			}
 		}
 	})
 }

@@ -133,6 +133,50 @@ func decodeKey(data []byte) (key crypto.Signer, rest []byte, err error) {
 	return key, rest, nil
 }
 
+// decodeOwnKey reads a file that encodeKey wrote.
+func decodeOwnKey(data []byte) (crypto.Signer, error) {
+	key, rest, err := decodeKey(data)
+	if err == nil && len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New("more follows after the key")
+	}
+	return key, err
+}
+
+// decodeForeignKey reads a private key in the forms that openssl writes (PKCS #8,
+// PKCS #1, SEC 1), with the text and parameters that it puts around it, or as
+// encodeKey wrote it. Whether it is undamaged shows against its certificate.
+func decodeForeignKey(data []byte) (crypto.Signer, error) {
+	if bytes.Contains(data, []byte("-----BEGIN "+pemPublicKey+"-----")) {
+		return decodeOwnKey(data)
+	}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		var key any
+		var err error
+		switch {
+		case block.Type == "ENCRYPTED PRIVATE KEY", block.Headers["DEK-Info"] != "":
+			return nil, errors.New("it is encrypted with a passphrase: decrypt it with: openssl pkey")
+		case block.Type == pemPrivateKey:
+			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+		case block.Type == "RSA PRIVATE KEY":
+			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+		case block.Type == "EC PRIVATE KEY":
+			key, err = x509.ParseECPrivateKey(block.Bytes)
+		case block.Type == "EC PARAMETERS":
+			continue
+		default:
+			return nil, fmt.Errorf("a PEM block %q where a private key is expected", block.Type)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if signer, ok := key.(crypto.Signer); ok {
+			return signer, nil
+		}
+		return nil, fmt.Errorf("a key of type %T cannot sign", key)
+	}
+	return nil, errors.New("no private key in it")
+}
+
 // nextPEM reads one block of the wanted type. Unlike pem.Decode it does not skip
 // what it does not understand: in our own files that is damage.
 func nextPEM(data []byte, want string) (der, rest []byte, err error) {

@@ -15,8 +15,8 @@ import (
 // is used from the next handshake on.
 type CertificateFunc func() (*tls.Certificate, error)
 
-// JoinTLS is for an agent's first contact, when it has a token and no
-// certificate: it trusts the control plane whose chain ends in the root that
+// JoinTLS is for the first contact of an agent or a gateway, when it has a token
+// and no certificate: it trusts the control plane whose chain ends in the root that
 // the token pins. It sends no certificate.
 func JoinTLS(token string) (*tls.Config, error) {
 	pin, claims, err := PinOf(token)
@@ -39,8 +39,8 @@ func JoinTLS(token string) (*tls.Config, error) {
 	}), nil
 }
 
-// ClientTLS is for agents that have a certificate: both ends prove who they
-// are. Roots are DER.
+// ClientTLS is for agents and gateways that have a certificate: both ends prove
+// who they are. Roots are DER.
 func ClientTLS(meshName string, roots [][]byte, current CertificateFunc) (*tls.Config, error) {
 	td, pool, err := trust(meshName, roots)
 	if err != nil {
@@ -70,7 +70,7 @@ func ServerTLS(meshName string, roots [][]byte, current CertificateFunc) (*tls.C
 			if len(cs.PeerCertificates) == 0 {
 				return nil
 			}
-			_, err := identityOf(td, cs.PeerCertificates[0])
+			_, err := identityIn(td, cs.VerifiedChains[0])
 			return err
 		},
 	}, nil
@@ -88,11 +88,12 @@ func PeerIdentity(cs tls.ConnectionState, now time.Time) (Identity, bool, error)
 		return Identity{}, false, errors.New("the peer's certificate was not verified")
 	}
 	chain := cs.VerifiedChains[0]
-	td, err := trustDomainOf(chain[len(chain)-1])
+	// Where the root names none, ServerTLS compared the leaf's with the mesh's.
+	td, err := domainIn(chain)
 	if err != nil {
 		return Identity{}, false, err
 	}
-	id, err := identityOf(td, chain[0])
+	id, err := identityIn(td, chain)
 	if err != nil {
 		return Identity{}, false, err
 	}
@@ -116,12 +117,8 @@ func trust(meshName string, roots [][]byte) (spiffeid.TrustDomain, *x509.CertPoo
 		if err != nil {
 			return spiffeid.TrustDomain{}, nil, fmt.Errorf("root certificate %d: %w", i, err)
 		}
-		of, err := trustDomainOf(root)
-		if err != nil {
+		if err := checkDomain(td, root); err != nil {
 			return spiffeid.TrustDomain{}, nil, fmt.Errorf("root certificate %d: %w", i, err)
-		}
-		if of != td {
-			return spiffeid.TrustDomain{}, nil, fmt.Errorf("root certificate %d is %w: it is of %q, not %q", i, ErrOtherMesh, meshOf(of), meshName)
 		}
 		pool.AddCert(root)
 	}
@@ -148,7 +145,7 @@ func verifyControlPlane(td spiffeid.TrustDomain, roots *x509.CertPool, certs []*
 	for _, cert := range certs[1:] {
 		between.AddCert(cert)
 	}
-	_, err := certs[0].Verify(x509.VerifyOptions{
+	chains, err := certs[0].Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: between,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -160,7 +157,7 @@ func verifyControlPlane(td spiffeid.TrustDomain, roots *x509.CertPool, certs []*
 	case err != nil:
 		return fmt.Errorf("the server is not the control plane of the mesh %q: %w", meshOf(td), err)
 	}
-	id, err := identityOf(td, certs[0])
+	id, err := identityIn(td, chains[0])
 	if err != nil {
 		return fmt.Errorf("the server's certificate: %w", err)
 	}

@@ -151,7 +151,7 @@ func TestHandshakes(t *testing.T) {
 			serverErr: "expired", clientErr: "expired"},
 		{name: "client of another CA", server: good, client: clientOf(t, a, namesake), serverErr: "unknown authority", clientErr: "unknown certificate authority"},
 		{name: "client of another mesh", server: good, client: clientOf(t, a, other), serverErr: "unknown authority", clientErr: "unknown certificate authority"},
-		{name: "client signed by nobody", server: good, client: clientTLS(t, a, selfSigned(t, a)), serverErr: "unknown authority", clientErr: "unknown certificate authority"},
+		{name: "client signed by nobody", server: good, client: clientTLS(t, a, selfMade(t, a)), serverErr: "unknown authority", clientErr: "unknown certificate authority"},
 		{name: "TLS 1.2", server: good, client: &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}, serverErr: "version", clientErr: "version"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -177,8 +177,8 @@ func clientOf(t *testing.T, a, by *Authority) *tls.Config {
 	return clientTLS(t, a, certificate(t, by, AgentOf(east1), time.Now(), time.Hour))
 }
 
-// selfSigned claims an identity of a's mesh on nobody's word.
-func selfSigned(t *testing.T, a *Authority) *tls.Certificate {
+// selfMade claims an identity of a's mesh on nobody's word.
+func selfMade(t *testing.T, a *Authority) *tls.Certificate {
 	t.Helper()
 	key, _, err := NewCSR()
 	if err != nil {

@@ -16,11 +16,14 @@ import (
 	"github.com/flatmesh/flatmesh/pkg/mesh"
 )
 
-// Join tokens are JWTs (RFC 7519), signed with Ed25519 (RFC 8037).
+// Join tokens are JWTs (RFC 7519), signed with Ed25519 (RFC 8037). A gateway's
+// has an audience of its own, so that nobody who reads agents' tokens, of
+// whatever version, takes it for one.
 const (
-	tokenAudience = "flatmesh-join"
-	tokenLeeway   = time.Minute
-	maxTokenLife  = 365 * 24 * time.Hour
+	tokenAudience   = "flatmesh-join"
+	gatewayAudience = "flatmesh-join-gateway"
+	tokenLeeway     = time.Minute
+	maxTokenLife    = 365 * 24 * time.Hour
 	// maxToken is some five times what a token with the longest names takes.
 	maxToken  = 4 << 10
 	pinPrefix = "sha256:"
@@ -30,8 +33,12 @@ const (
 type TokenClaims struct {
 	Mesh    string
 	Cluster string
-	// Node is empty where the token is good for every node of the cluster.
+	// Node is an agent's; it is empty where the token is good for every node of
+	// the cluster, and in a gateway's token.
 	Node string
+	// Gateway is the name of the gateway that the token is for, and empty in an
+	// agent's token.
+	Gateway string
 	// ID is unique to the token.
 	ID string
 	// Whole seconds.
@@ -44,14 +51,29 @@ type wireClaims struct {
 	Mesh    string `json:"mesh"`
 	Cluster string `json:"cluster"`
 	Node    string `json:"node,omitempty"`
+	Gateway string `json:"gateway,omitempty"`
 	// CA pins the root: "sha256:" and the hex SHA-256 of its SubjectPublicKeyInfo.
 	CA string `json:"ca"`
 }
 
-// CreateToken makes a join token for a cluster, or for one node of it. It is
-// valid for ttl, at most a year.
+// CreateToken makes a join token for the agents of a cluster, or for that of one
+// node. It is valid for ttl, at most a year.
 func (a *Authority) CreateToken(cluster, node string, ttl time.Duration, now time.Time) (string, error) {
-	if err := validateScope(cluster, node); err != nil {
+	return a.createToken(TokenClaims{Cluster: cluster, Node: node}, ttl, now)
+}
+
+// CreateGatewayToken makes a join token for one gateway of a cluster. It is valid
+// for ttl, at most a year, and only for the gateway of that name: no agent can
+// use it.
+func (a *Authority) CreateGatewayToken(cluster, name string, ttl time.Duration, now time.Time) (string, error) {
+	if name == "" {
+		return "", fmt.Errorf("a token for a gateway of %s: want the gateway's name", cluster)
+	}
+	return a.createToken(TokenClaims{Cluster: cluster, Gateway: name}, ttl, now)
+}
+
+func (a *Authority) createToken(c TokenClaims, ttl time.Duration, now time.Time) (string, error) {
+	if err := c.validate(); err != nil {
 		return "", err
 	}
 	// A JWT counts whole seconds: a shorter life would be none.
@@ -61,28 +83,39 @@ func (a *Authority) CreateToken(cluster, node string, ttl time.Duration, now tim
 	pin := pinOf(a.root)
 	token, err := jwt.NewWithClaims(jwt.SigningMethodEdDSA, wireClaims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			Audience:  jwt.ClaimStrings{tokenAudience},
+			Audience:  jwt.ClaimStrings{c.audience()},
 			IssuedAt:  jwt.NewNumericDate(now),
 			NotBefore: jwt.NewNumericDate(now),
 			ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
 			ID:        rand.Text(),
 		},
 		Mesh:    a.mesh,
-		Cluster: cluster,
-		Node:    node,
+		Cluster: c.Cluster,
+		Node:    c.Node,
+		Gateway: c.Gateway,
 		CA:      pinPrefix + hex.EncodeToString(pin[:]),
 	}).SignedString(a.tokenKey)
 	if err != nil {
-		return "", fmt.Errorf("sign token for %s: %w", scope(cluster, node), err)
+		return "", fmt.Errorf("sign token for %s: %w", c.scope(), err)
 	}
 	return token, nil
 }
 
-// VerifyToken checks a join token against this mesh, its CA and now, with a
-// minute of leeway for clocks. Its errors wrap ErrNotToken, ErrTokenSignature,
-// ErrTokenExpired, ErrTokenEarly or ErrOtherMesh, and are fit to be shown to the
-// caller: they hold nothing of the token but its names.
+// VerifyToken checks an agent's join token against this mesh, its CA and now,
+// with a minute of leeway for clocks. Its errors wrap ErrNotToken, ErrTokenKind,
+// ErrTokenSignature, ErrTokenExpired, ErrTokenEarly or ErrOtherMesh, and are fit
+// to be shown to the caller: they hold nothing of the token but its names.
 func (a *Authority) VerifyToken(token string, now time.Time) (TokenClaims, error) {
+	return a.verifyToken(token, tokenAudience, now)
+}
+
+// VerifyGatewayToken checks a gateway's join token, as VerifyToken does an
+// agent's. The claims name a gateway.
+func (a *Authority) VerifyGatewayToken(token string, now time.Time) (TokenClaims, error) {
+	return a.verifyToken(token, gatewayAudience, now)
+}
+
+func (a *Authority) verifyToken(token, audience string, now time.Time) (TokenClaims, error) {
 	pin, unverified, err := PinOf(token)
 	if err != nil {
 		return TokenClaims{}, err
@@ -95,8 +128,14 @@ func (a *Authority) VerifyToken(token string, now time.Time) (TokenClaims, error
 	if own := pinOf(a.root); !bytes.Equal(pin, own[:]) {
 		return TokenClaims{}, refuse(ErrOtherMesh, "token is for another mesh named %q, or for this one before it got a new CA: make a new one with: %s", a.mesh, createCommand(unverified))
 	}
+	if unverified.audience() != audience {
+		if audience == gatewayAudience {
+			return TokenClaims{}, refuse(ErrTokenKind, "token is for agents of %s, not for a gateway: make one with: %s", unverified.scope(), createCommand(TokenClaims{Cluster: unverified.Cluster, Gateway: "NAME"}))
+		}
+		return TokenClaims{}, refuse(ErrTokenKind, "token is for the gateway %s, not for an agent: make one with: %s", unverified.scope(), createCommand(TokenClaims{Cluster: unverified.Cluster}))
+	}
 	var wire wireClaims
-	_, err = newTokenParser(jwt.WithTimeFunc(func() time.Time { return now })).
+	_, err = newTokenParser(jwt.WithAudience(audience), jwt.WithTimeFunc(func() time.Time { return now })).
 		ParseWithClaims(strings.TrimSpace(token), &wire, func(*jwt.Token) (any, error) { return a.tokenKey.Public(), nil })
 	claims := wire.claims()
 	switch {
@@ -105,16 +144,16 @@ func (a *Authority) VerifyToken(token string, now time.Time) (TokenClaims, error
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
 		return TokenClaims{}, refuse(ErrTokenSignature, "token was not signed by this control plane, or was changed: make a new one with: %s", createCommand(unverified))
 	case errors.Is(err, jwt.ErrTokenExpired):
-		return TokenClaims{}, refuse(ErrTokenExpired, "token for %s expired %s ago: make a new one with: %s", scope(claims.Cluster, claims.Node), short(now.Sub(claims.Expires)), createCommand(claims))
+		return TokenClaims{}, refuse(ErrTokenExpired, "token for %s expired %s ago: make a new one with: %s", claims.scope(), short(now.Sub(claims.Expires)), createCommand(claims))
 	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
-		return TokenClaims{}, refuse(ErrTokenEarly, "token for %s begins in %s: set the clock of the control plane, or of the machine that made the token", scope(claims.Cluster, claims.Node), short(claims.Issued.Sub(now)))
+		return TokenClaims{}, refuse(ErrTokenEarly, "token for %s begins in %s: set the clock of the control plane, or of the machine that made the token", claims.scope(), short(claims.Issued.Sub(now)))
 	default:
 		return TokenClaims{}, fmt.Errorf("%w: %w", ErrNotToken, err)
 	}
 }
 
-// PinOf reads a token without verifying it, as an agent does that has nothing
-// to verify it with: the SHA-256 of the SubjectPublicKeyInfo of the root to
+// PinOf reads a token without verifying it, as an agent or a gateway does that
+// has nothing to verify it with: the SHA-256 of the SubjectPublicKeyInfo of the root to
 // trust on first contact, and what the token claims. White space around the
 // token is allowed. An error wraps ErrNotToken.
 func PinOf(token string) (pin []byte, unverified TokenClaims, err error) {
@@ -130,13 +169,16 @@ func PinOf(token string) (pin []byte, unverified TokenClaims, err error) {
 	if parsed.Method != jwt.SigningMethodEdDSA {
 		return nil, TokenClaims{}, fmt.Errorf("%w: signed with %q, want %q", ErrNotToken, parsed.Method.Alg(), jwt.SigningMethodEdDSA.Alg())
 	}
-	if len(wire.Audience) != 1 || wire.Audience[0] != tokenAudience {
-		return nil, TokenClaims{}, fmt.Errorf("%w: it is for the audience %q, want %q", ErrNotToken, wire.Audience, tokenAudience)
+	claims := wire.claims()
+	// Which names a token holds says for whom it is, and has to agree with what
+	// its audience says.
+	if want := claims.audience(); len(wire.Audience) != 1 || wire.Audience[0] != want {
+		return nil, TokenClaims{}, fmt.Errorf("%w: it is for the audience %q, want %q", ErrNotToken, wire.Audience, want)
 	}
 	if _, err := TrustDomain(wire.Mesh); err != nil {
 		return nil, TokenClaims{}, fmt.Errorf("%w: %w", ErrNotToken, err)
 	}
-	if err := validateScope(wire.Cluster, wire.Node); err != nil {
+	if err := claims.validate(); err != nil {
 		return nil, TokenClaims{}, fmt.Errorf("%w: %w", ErrNotToken, err)
 	}
 	digits, ok := strings.CutPrefix(wire.CA, pinPrefix)
@@ -144,13 +186,12 @@ func PinOf(token string) (pin []byte, unverified TokenClaims, err error) {
 	if !ok || err != nil || len(pin) != sha256.Size {
 		return nil, TokenClaims{}, fmt.Errorf("%w: its pin of the CA is malformed", ErrNotToken)
 	}
-	return pin, wire.claims(), nil
+	return pin, claims, nil
 }
 
 func newTokenParser(more ...jwt.ParserOption) *jwt.Parser {
 	return jwt.NewParser(append(more,
 		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
-		jwt.WithAudience(tokenAudience),
 		jwt.WithExpirationRequired(),
 		jwt.WithNotBeforeRequired(),
 		jwt.WithIssuedAt(),
@@ -160,7 +201,7 @@ func newTokenParser(more ...jwt.ParserOption) *jwt.Parser {
 }
 
 func (w *wireClaims) claims() TokenClaims {
-	c := TokenClaims{Mesh: w.Mesh, Cluster: w.Cluster, Node: w.Node, ID: w.ID}
+	c := TokenClaims{Mesh: w.Mesh, Cluster: w.Cluster, Node: w.Node, Gateway: w.Gateway, ID: w.ID}
 	if w.IssuedAt != nil {
 		c.Issued = w.IssuedAt.Time
 	}
@@ -170,25 +211,42 @@ func (w *wireClaims) claims() TokenClaims {
 	return c
 }
 
-func validateScope(cluster, node string) error {
-	if node == "" {
-		return mesh.ValidateClusterName(cluster)
+// audience says for whom the token is.
+func (c TokenClaims) audience() string {
+	if c.Gateway != "" {
+		return gatewayAudience
 	}
-	return mesh.NodeID{Cluster: cluster, Name: node}.Validate()
+	return tokenAudience
+}
+
+// validate looks at the names.
+func (c TokenClaims) validate() error {
+	switch {
+	case c.Gateway != "" && c.Node != "":
+		return errors.New("a token is for a node or for a gateway, not for both")
+	case c.Gateway != "":
+		return validateGateway(c.Cluster, c.Gateway)
+	case c.Node != "":
+		return mesh.NodeID{Cluster: c.Cluster, Name: c.Node}.Validate()
+	}
+	return mesh.ValidateClusterName(c.Cluster)
 }
 
 // scope names what a token is for.
-func scope(cluster, node string) string {
-	if node == "" {
-		return cluster
+func (c TokenClaims) scope() string {
+	if name := cmp.Or(c.Node, c.Gateway); name != "" {
+		return c.Cluster + "/" + name
 	}
-	return cluster + "/" + node
+	return c.Cluster
 }
 
 func createCommand(c TokenClaims) string {
 	s := "controlplane token create --cluster " + cmp.Or(c.Cluster, "CLUSTER")
 	if c.Node != "" {
 		s += " --node " + c.Node
+	}
+	if c.Gateway != "" {
+		s += " --gateway " + c.Gateway
 	}
 	return s
 }

@@ -72,6 +72,82 @@ func TestCreateTokenRefuses(t *testing.T) {
 	}
 }
 
+func TestGatewayTokenRoundTrip(t *testing.T) {
+	a := testAuthority(t, "acme")
+	now := time.Now()
+	token, err := a.CreateGatewayToken("east", "gw-0", time.Hour, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims, err := a.VerifyGatewayToken(token, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if claims.Cluster != "east" || claims.Gateway != "gw-0" || claims.Node != "" || claims.Mesh != "acme" {
+		t.Errorf("claims %+v", claims)
+	}
+	if _, unverified, err := PinOf(token); err != nil || unverified != claims {
+		t.Errorf("unverified claims %+v (%v)", unverified, err)
+	}
+	_, err = a.VerifyGatewayToken(token, now.Add(3*time.Hour))
+	if !errors.Is(err, ErrTokenExpired) {
+		t.Errorf("after its end: %v", err)
+	}
+	wantError(t, err, "token for east/gw-0 expired 2h ago", "controlplane token create --cluster east --gateway gw-0")
+	for _, tt := range [][2]string{{"", "gw"}, {"East", "gw"}, {"east", ""}, {"east", "a/b"}, {"east", "GW"}} {
+		if token, err := a.CreateGatewayToken(tt[0], tt[1], time.Hour, now); err == nil {
+			t.Errorf("a token for %q: %s", tt, token)
+		}
+	}
+}
+
+// Neither kind of token does for the other, signed and of this mesh as it may be.
+func TestTokenOfTheOtherKind(t *testing.T) {
+	a := testAuthority(t, "acme")
+	now := time.Now()
+	gateway, err := a.CreateGatewayToken("east", "gw", time.Hour, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims, err := a.VerifyToken(gateway, now)
+	if !errors.Is(err, ErrTokenKind) || claims != (TokenClaims{}) {
+		t.Errorf("a gateway's for an agent: %+v, %v", claims, err)
+	}
+	wantError(t, err, "for the gateway east/gw, not for an agent", "controlplane token create --cluster east")
+	for _, node := range []string{"", "gw"} {
+		agent, err := a.CreateToken("east", node, time.Hour, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims, err := a.VerifyGatewayToken(agent, now)
+		if !errors.Is(err, ErrTokenKind) || claims != (TokenClaims{}) {
+			t.Errorf("an agent's for a gateway: %+v, %v", claims, err)
+		}
+		wantError(t, err, "for agents of east", "not for a gateway", "--gateway NAME")
+	}
+	// Names that say one thing and an audience that says another.
+	for name, change := range map[string]func(*wireClaims){
+		"an agent's with a gateway's name":     func(c *wireClaims) { c.Gateway = "gw" },
+		"an agent's for a gateway's audience":  func(c *wireClaims) { c.Audience = jwt.ClaimStrings{gatewayAudience} },
+		"a gateway's with a node":              func(c *wireClaims) { c.Audience, c.Gateway, c.Node = jwt.ClaimStrings{gatewayAudience}, "gw", "n1" },
+		"for both audiences":                   func(c *wireClaims) { c.Audience = jwt.ClaimStrings{tokenAudience, gatewayAudience} },
+		"a gateway's for both audiences":       func(c *wireClaims) { c.Audience, c.Gateway = jwt.ClaimStrings{gatewayAudience, tokenAudience}, "gw" },
+		"a gateway's with a name of two parts": func(c *wireClaims) { c.Audience, c.Gateway = jwt.ClaimStrings{gatewayAudience}, "a/b" },
+	} {
+		token := forge(t, a, jwt.SigningMethodEdDSA, a.tokenKey, change)
+		if claims, err := a.VerifyToken(token, now); !errors.Is(err, ErrNotToken) {
+			t.Errorf("%s, for an agent: %+v, %v", name, claims, err)
+		}
+		if claims, err := a.VerifyGatewayToken(token, now); !errors.Is(err, ErrNotToken) {
+			t.Errorf("%s, for a gateway: %+v, %v", name, claims, err)
+		}
+	}
+	right := forge(t, a, jwt.SigningMethodEdDSA, a.tokenKey, func(c *wireClaims) { c.Audience, c.Gateway = jwt.ClaimStrings{gatewayAudience}, "gw" })
+	if _, err := a.VerifyGatewayToken(right, now); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestVerifyTokenTime(t *testing.T) {
 	a := testAuthority(t, "acme")
 	made := time.Now().Truncate(time.Second)
@@ -165,7 +241,7 @@ func TestVerifyTokenForged(t *testing.T) {
 		"alg none":              {forge(t, a, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil), ErrNotToken},
 		"HMAC with public key":  {forge(t, a, jwt.SigningMethodHS256, public, nil), ErrNotToken},
 		"another Ed25519 key":   {forge(t, a, jwt.SigningMethodEdDSA, stranger, nil), ErrTokenSignature},
-		"the CA's key":          {forge(t, a, jwt.SigningMethodES256, a.key, nil), ErrNotToken},
+		"the CA's key":          {forge(t, a, jwt.SigningMethodES256, a.ca.key, nil), ErrNotToken},
 		"another audience":      {forge(t, a, jwt.SigningMethodEdDSA, a.tokenKey, func(c *wireClaims) { c.Audience = jwt.ClaimStrings{"flatmesh"} }), ErrNotToken},
 		"two audiences":         {forge(t, a, jwt.SigningMethodEdDSA, a.tokenKey, func(c *wireClaims) { c.Audience = append(c.Audience, "x") }), ErrNotToken},
 		"no expiry":             {forge(t, a, jwt.SigningMethodEdDSA, a.tokenKey, func(c *wireClaims) { c.ExpiresAt = nil }), ErrNotToken},
@@ -237,7 +313,7 @@ func FuzzPinOf(f *testing.F) {
 		switch {
 		case err != nil && !errors.Is(err, ErrNotToken):
 			t.Errorf("error %v, want ErrNotToken", err)
-		case err == nil && (len(pin) != 32 || validateScope(claims.Cluster, claims.Node) != nil):
+		case err == nil && (len(pin) != 32 || claims.validate() != nil):
 			t.Errorf("pin %x, claims %+v", pin, claims)
 		}
 	})

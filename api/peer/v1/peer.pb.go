@@ -533,6 +533,142 @@ func (x *Claim) GetOrder() uint64 {
 	return 0
 }
 
+// Pods is what an agent is told of the pods that run on its own node, for their
+// certificates. Its resource name is "cluster/node"; an agent is served its own
+// alone.
+type Pods struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "cluster/node".
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Sorted by namespace, name and uid.
+	Pods          []*Pod `protobuf:"bytes,2,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pods) Reset() {
+	*x = Pods{}
+	mi := &file_api_peer_v1_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pods) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pods) ProtoMessage() {}
+
+func (x *Pods) ProtoReflect() protoreflect.Message {
+	mi := &file_api_peer_v1_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pods.ProtoReflect.Descriptor instead.
+func (*Pods) Descriptor() ([]byte, []int) {
+	return file_api_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Pods) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Pods) GetPods() []*Pod {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type Pod struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Tells the pod from an earlier one of its name; empty where the source has
+	// none.
+	Uid            string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	ServiceAccount string `protobuf:"bytes,4,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	// IP addresses, at most one of each family.
+	Addresses     []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pod) Reset() {
+	*x = Pod{}
+	mi := &file_api_peer_v1_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pod) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pod) ProtoMessage() {}
+
+func (x *Pod) ProtoReflect() protoreflect.Message {
+	mi := &file_api_peer_v1_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pod.ProtoReflect.Descriptor instead.
+func (*Pod) Descriptor() ([]byte, []int) {
+	return file_api_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Pod) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Pod) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Pod) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Pod) GetServiceAccount() string {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return ""
+}
+
+func (x *Pod) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 var File_api_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_api_peer_v1_peer_proto_rawDesc = "" +
@@ -575,7 +711,16 @@ const file_api_peer_v1_peer_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x16\n" +
 	"\x06prefix\x18\x04 \x01(\tR\x06prefix\x12\x14\n" +
-	"\x05order\x18\x05 \x01(\x04R\x05orderB1Z/github.com/flatmesh/flatmesh/api/peer/v1;peerv1b\x06proto3"
+	"\x05order\x18\x05 \x01(\x04R\x05order\"E\n" +
+	"\x04Pods\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
+	"\x04pods\x18\x02 \x03(\v2\x15.flatmesh.peer.v1.PodR\x04pods\"\x90\x01\n" +
+	"\x03Pod\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12'\n" +
+	"\x0fservice_account\x18\x04 \x01(\tR\x0eserviceAccount\x12\x1c\n" +
+	"\taddresses\x18\x05 \x03(\tR\taddressesB1Z/github.com/flatmesh/flatmesh/api/peer/v1;peerv1b\x06proto3"
 
 var (
 	file_api_peer_v1_peer_proto_rawDescOnce sync.Once
@@ -589,7 +734,7 @@ func file_api_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_api_peer_v1_peer_proto_rawDescData
 }
 
-var file_api_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_api_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_api_peer_v1_peer_proto_goTypes = []any{
 	(*Peer)(nil),          // 0: flatmesh.peer.v1.Peer
 	(*NodeConfig)(nil),    // 1: flatmesh.peer.v1.NodeConfig
@@ -598,6 +743,8 @@ var file_api_peer_v1_peer_proto_goTypes = []any{
 	(*ClusterConfig)(nil), // 4: flatmesh.peer.v1.ClusterConfig
 	(*Conflict)(nil),      // 5: flatmesh.peer.v1.Conflict
 	(*Claim)(nil),         // 6: flatmesh.peer.v1.Claim
+	(*Pods)(nil),          // 7: flatmesh.peer.v1.Pods
+	(*Pod)(nil),           // 8: flatmesh.peer.v1.Pod
 }
 var file_api_peer_v1_peer_proto_depIdxs = []int32{
 	2, // 0: flatmesh.peer.v1.NodeConfig.refused:type_name -> flatmesh.peer.v1.RefusedPrefix
@@ -605,11 +752,12 @@ var file_api_peer_v1_peer_proto_depIdxs = []int32{
 	5, // 2: flatmesh.peer.v1.ClusterConfig.conflicts:type_name -> flatmesh.peer.v1.Conflict
 	6, // 3: flatmesh.peer.v1.Conflict.first:type_name -> flatmesh.peer.v1.Claim
 	6, // 4: flatmesh.peer.v1.Conflict.second:type_name -> flatmesh.peer.v1.Claim
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	8, // 5: flatmesh.peer.v1.Pods.pods:type_name -> flatmesh.peer.v1.Pod
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_api_peer_v1_peer_proto_init() }
@@ -623,7 +771,7 @@ func file_api_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_peer_v1_peer_proto_rawDesc), len(file_api_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
