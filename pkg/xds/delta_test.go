@@ -113,7 +113,7 @@ func TestDelta(t *testing.T) {
 				s.nacks[thing] = 0
 			})
 			c.cancel()
-			eventually(t, "the watches are gone", func() bool { return s.cache.watchers() == 0 })
+			eventually(t, "the watches are gone", func() bool { return s.nobody() })
 		})
 	}
 }

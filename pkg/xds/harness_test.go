@@ -37,8 +37,9 @@ const (
 // service is a Server over a real gRPC connection. A client's view is what it
 // writes in its metadata under "view".
 type service struct {
-	cache *Cache
-	conn  *grpc.ClientConn
+	cache  *Cache
+	server *Server
+	conn   *grpc.ClientConn
 
 	mu       sync.Mutex
 	nacks    map[string]int
@@ -48,13 +49,31 @@ type service struct {
 
 func serve(t testing.TB) *service {
 	t.Helper()
-	s := &service{cache: NewCache(), nacks: map[string]int{}, revoke: map[string]context.CancelCauseFunc{}, released: map[string]int{}}
-	gs := grpc.NewServer()
-	discovery.RegisterAggregatedDiscoveryServiceServer(gs, NewServer(s.cache, slog.New(slog.DiscardHandler), s.identify, func(typeURL string) {
+	s := newService()
+	s.start(t, s.cache)
+	return s
+}
+
+func newService() *service {
+	return &service{cache: NewCache(), nacks: map[string]int{}, revoke: map[string]context.CancelCauseFunc{}, released: map[string]int{}}
+}
+
+// start serves source in place of the cache.
+func (s *service) start(t testing.TB, source Source) {
+	t.Helper()
+	s.server = NewServer(source, slog.New(slog.DiscardHandler), s.identify, func(typeURL string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.nacks[typeURL]++
-	}))
+	})
+	s.run(t, func(gs *grpc.Server) { discovery.RegisterAggregatedDiscoveryServiceServer(gs, s.server) })
+}
+
+// run serves what register registers, and connects to it.
+func (s *service) run(t testing.TB, register func(*grpc.Server)) {
+	t.Helper()
+	gs := grpc.NewServer(grpc.SharedWriteBuffer(true))
+	register(gs)
 	ln := bufconn.Listen(1 << 20)
 	ended := make(chan error, 1)
 	go func() { ended <- gs.Serve(ln) }()
@@ -72,7 +91,23 @@ func serve(t testing.TB) *service {
 			t.Error(err)
 		}
 	})
-	return s
+}
+
+// watchers counts the watches of things.
+func (s *service) watchers() int { return s.server.index.count(topic{everyone, thing, ""}) }
+
+// nobody reports whether the index is empty: every stream has ended.
+func (s *service) nobody() bool {
+	for i := range s.server.index.shards {
+		sh := &s.server.index.shards[i]
+		sh.mu.Lock()
+		n := len(sh.topics)
+		sh.mu.Unlock()
+		if n > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *service) identify(ctx context.Context) (Client, context.Context, func(), error) {
@@ -90,8 +125,8 @@ func (s *service) identify(ctx context.Context) (Client, context.Context, func()
 		defer s.mu.Unlock()
 		s.released[view]++
 	}
-	c := Client{Name: view, View: func(typeURL string) (string, bool) {
-		return view, typeURL == thing || typeURL == mark || strings.HasPrefix(typeURL, "served/")
+	c := Client{Name: view, View: func(_ *core.Node, typeURL string) (string, bool) {
+		return view, typeURL == thing || typeURL == mark || strings.HasPrefix(typeURL, "type.googleapis.com/envoy.") || strings.HasPrefix(typeURL, "served/")
 	}}
 	return c, ctx, release, nil
 }

@@ -2,48 +2,32 @@ package xds
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
+	"sync/atomic"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/server/delta/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/server/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-)
-
-// What one stream may ask for; beyond it ends.
-const (
-	// maxSubscriptions bounds the names in one type.
-	maxSubscriptions = 100_000
-	// maxName bounds a resource's name and a type's URL, in bytes: NodeIDs have at
-	// most 317, Envoy's names for Kubernetes services less.
-	maxName = 512
-	// maxTypes bounds the types, also those that are not served.
-	maxTypes = 32
 )
 
 // Client is who is at the other end of a stream, as its caller knows it.
 type Client struct {
 	// Name is for logs.
 	Name string
-	// View returns the view that the client has of a type, or false where it
-	// gets nothing of that type. Such a subscription stays unanswered; it does
-	// not end the stream.
-	View func(typeURL string) (string, bool)
-}
-
-// Server serves a Cache over delta ADS.
-type Server struct {
-	discovery.UnimplementedAggregatedDiscoveryServiceServer
-
-	cache    *Cache
-	log      *slog.Logger
-	identify Identify
-	onNACK   func(typeURL string)
+	// View returns the view that the client has of a type, or false where it gets
+	// nothing of that type: such a subscription stays unanswered and does not end
+	// the stream. The node is what the client says of itself in the stream's first
+	// request, never nil and not to be trusted. It is asked once for each type.
+	View func(node *core.Node, typeURL string) (view string, ok bool)
+	// MaxNames bounds how many names of one type the client may subscribe to;
+	// beyond it the stream ends. 0 is 100,000.
+	MaxNames int
 }
 
 // Identify tells who a stream belongs to. The context that it returns ends, with
@@ -51,26 +35,59 @@ type Server struct {
 // the stream has ended. Its error, a gRPC status, refuses the stream.
 type Identify func(stream context.Context) (c Client, ctx context.Context, release func(), err error)
 
-// NewServer returns a server of cache. onNACK is called for each refusal.
-func NewServer(cache *Cache, log *slog.Logger, identify Identify, onNACK func(typeURL string)) *Server {
-	return &Server{cache: cache, log: log, identify: identify, onNACK: onNACK}
+// Server serves a [Source] over ADS, delta and state of the world. It is safe
+// for concurrent use.
+type Server struct {
+	discovery.UnimplementedAggregatedDiscoveryServiceServer
+
+	source   Source
+	index    *index
+	log      *slog.Logger
+	identify Identify
+	onNACK   func(typeURL string)
+	rounds   atomic.Uint64
 }
 
-// DeltaAggregatedResources implements delta ADS.
+// NewServer returns a server of source. A [Cache], alone or in a [Mux], tells it
+// by itself what changes; for other sources somebody calls Changed. onNACK is
+// called for each refusal, with the type that the client names.
+func NewServer(source Source, log *slog.Logger, identify Identify, onNACK func(typeURL string)) *Server {
+	s := &Server{source: source, index: newIndex(), log: log, identify: identify, onNACK: onNACK}
+	if t, ok := source.(teller); ok {
+		t.Tell(s.ChangedIn)
+	}
+	return s
+}
+
+// DeltaAggregatedResources implements ADS in the delta protocol.
 func (s *Server) DeltaAggregatedResources(str discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	return s.serve(str, func(ctx context.Context, st *stream) error {
+		callbacks := server.CallbackFuncs{StreamDeltaRequestFunc: st.onDeltaRequest, StreamDeltaResponseFunc: st.onDeltaResponse}
+		return delta.NewServer(ctx, st, callbacks, delta.DeactivateLegacyWildcard()).DeltaStreamHandler(str, "")
+	})
+}
+
+// StreamAggregatedResources implements ADS in the state-of-the-world protocol.
+func (s *Server) StreamAggregatedResources(str discovery.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	return s.serve(str, func(ctx context.Context, st *stream) error {
+		callbacks := server.CallbackFuncs{StreamRequestFunc: st.onRequest, StreamResponseFunc: st.onResponse}
+		return sotw.NewServer(ctx, st, callbacks, sotw.DeactivateLegacyWildcard(), sotw.WithOrderedADS()).StreamHandler(str, "")
+	})
+}
+
+// serve runs one stream with a go-control-plane server of its own: that is how
+// the identity reaches the watches, which go-control-plane does not hand on.
+func (s *Server) serve(str grpc.ServerStream, run func(context.Context, *stream) error) error {
 	client, ctx, release, err := s.identify(str.Context())
 	if err != nil {
 		return err
 	}
-	st := &stream{server: s, client: client, watches: map[string]*watch{}, asked: map[string]struct{}{}}
-	// A server of its own for each stream: that is how the identity reaches the
-	// watches, which go-control-plane does not hand on.
-	callbacks := server.CallbackFuncs{StreamDeltaRequestFunc: st.onRequest}
+	st := newStream(s, client)
 	done := make(chan error, 1)
 	go func() {
 		defer release()
 		defer st.detach()
-		done <- delta.NewServer(ctx, st, callbacks).DeltaStreamHandler(str, "")
+		done <- run(ctx, st)
 	}()
 	// A client that does not read holds the handler in Send, also after ctx has
 	// ended: to return from here is what ends a stream, and with it that Send.
@@ -96,79 +113,96 @@ func refusal(cause error) error {
 	return status.Error(codes.PermissionDenied, cause.Error())
 }
 
-// stream is one client's stream: the ConfigWatcher behind its delta server.
-// All of its methods run on the stream's own goroutine.
-type stream struct {
-	server  *Server
-	client  Client
-	watches map[string]*watch
-	// asked holds the types that the client has asked for, served or not.
-	asked map[string]struct{}
+// Changed tells the watches of these names in every view, wildcard watches too,
+// that the source may answer otherwise now; without names, every watch of the
+// type. What they are sent is looked up then; a client whose last answer is not
+// acknowledged yet is sent what differs once it is. It returns when all idle
+// clients' answers are queued, and never waits for a client.
+func (s *Server) Changed(typeURL string, names ...string) {
+	r := round{id: s.rounds.Add(1)}
+	if len(names) == 0 {
+		r.mark(s.index.watches(nil, topic{everyone, typeURL, ""}))
+	} else {
+		var list []*watch
+		for _, n := range names {
+			list = s.index.watches(list[:0], topic{byName, typeURL, n})
+			r.mark(list, n)
+		}
+		r.mark(s.index.watches(list[:0], topic{wildcards, typeURL, ""}), names...)
+	}
+	r.flush()
 }
 
-var _ cache.ConfigWatcher = (*stream)(nil)
-
-// CreateWatch refuses the state-of-the-world protocol.
-func (st *stream) CreateWatch(*cache.Request, cache.Subscription, chan cache.Response) (func(), error) {
-	return nil, errors.New("only delta xDS is served here")
+// ChangedIn is Changed in one view; without names, for all that it holds.
+func (s *Server) ChangedIn(typeURL, view string, names ...string) {
+	r := round{id: s.rounds.Add(1)}
+	if len(names) == 0 {
+		r.mark(s.index.watches(nil, topic{byView, typeURL, view}))
+	} else {
+		var list []*watch
+		for _, n := range names {
+			list = s.index.inView(list[:0], typeURL, view, n)
+			r.mark(list, n)
+		}
+		r.mark(s.index.watches(list[:0], topic{wildcardsOf, typeURL, view}), names...)
+	}
+	r.flush()
 }
 
-// CreateDeltaWatch opens the stream's watch of a type for one response.
-func (st *stream) CreateDeltaWatch(req *cache.DeltaRequest, sub cache.Subscription, ch chan cache.DeltaResponse) (func(), error) {
-	if n := len(sub.SubscribedResources()); n > maxSubscriptions {
-		return nil, status.Errorf(codes.ResourceExhausted, "%d subscriptions to %s, at most %d are served", n, req.GetTypeUrl(), maxSubscriptions)
-	}
-	w := st.watches[req.GetTypeUrl()]
-	if w == nil {
-		view, ok := st.client.View(req.GetTypeUrl())
-		if !ok {
-			return nil, nil
-		}
-		if 2*(len(st.watches)+1) > cap(ch) {
-			return nil, status.Errorf(codes.ResourceExhausted, "at most %d types are served on one stream", cap(ch)/2)
-		}
-		w = &watch{
-			set:   st.server.cache.hold(SetKey{TypeURL: req.GetTypeUrl(), View: view}),
-			names: map[string]struct{}{},
-			dirty: map[string]struct{}{},
-		}
-		st.watches[req.GetTypeUrl()] = w
-	}
-	w.resubscribe(req, sub, ch)
-	return w.cancel, nil
+// round is one call of Changed: it marks first and flushes then, each watch once.
+type round struct {
+	id    uint64
+	dirty []*watch
 }
 
-// onRequest sees each request before go-control-plane keeps anything of it.
-func (st *stream) onRequest(_ int64, req *discovery.DeltaDiscoveryRequest) error {
-	if err := st.bound(req); err != nil {
-		return err
+func (r *round) mark(list []*watch, names ...string) {
+	for _, w := range list {
+		if w.mark(r.id, names...) {
+			r.dirty = append(r.dirty, w)
+		}
 	}
-	if d := req.GetErrorDetail(); d != nil {
-		st.server.onNACK(req.GetTypeUrl())
-		st.server.log.Warn("client refused resources", "client", st.client.Name, "type", req.GetTypeUrl(), "err", fmt.Sprintf("%.500s", d.GetMessage()))
+}
+
+func (r *round) flush() {
+	for _, w := range r.dirty {
+		w.flush()
+	}
+}
+
+// Settled returns nil once every watch of these names, wildcard watches too, has
+// been sent what was current when Settled was called, or later, and has
+// acknowledged or refused it, or is gone; without names, every watch of the
+// type. Names that the source does not know count as sent. Where ctx ends first
+// its error is returned, with who is awaited.
+func (s *Server) Settled(ctx context.Context, typeURL string, names ...string) error {
+	wanted := map[*watch][]string{}
+	if len(names) == 0 {
+		for _, w := range s.index.watches(nil, topic{everyone, typeURL, ""}) {
+			wanted[w] = nil
+		}
+	}
+	for _, n := range names {
+		for _, w := range s.index.watches(nil, topic{byName, typeURL, n}) {
+			wanted[w] = append(wanted[w], n)
+		}
+	}
+	if len(names) > 0 {
+		for _, w := range s.index.watches(nil, topic{wildcards, typeURL, ""}) {
+			wanted[w] = names
+		}
+	}
+	for w, names := range wanted {
+		for {
+			progress, ok := w.settled(names)
+			if ok {
+				break
+			}
+			select {
+			case <-progress:
+			case <-ctx.Done():
+				return fmt.Errorf("wait until %s has acknowledged %s: %w", w.client, typeURL, ctx.Err())
+			}
+		}
 	}
 	return nil
-}
-
-// bound refuses what would let a client fill the server's memory.
-func (st *stream) bound(req *discovery.DeltaDiscoveryRequest) error {
-	long := func(s string) bool { return len(s) > maxName }
-	switch {
-	case long(req.GetTypeUrl()), slices.ContainsFunc(req.GetResourceNamesSubscribe(), long):
-		return status.Errorf(codes.InvalidArgument, "a name has more than %d bytes", maxName)
-	case len(req.GetInitialResourceVersions()) > maxSubscriptions:
-		return status.Errorf(codes.ResourceExhausted, "%d initial versions of %s, at most %d are taken", len(req.GetInitialResourceVersions()), req.GetTypeUrl(), maxSubscriptions)
-	}
-	st.asked[req.GetTypeUrl()] = struct{}{}
-	if len(st.asked) > maxTypes {
-		return status.Errorf(codes.ResourceExhausted, "more than %d types on one stream", maxTypes)
-	}
-	return nil
-}
-
-func (st *stream) detach() {
-	for _, w := range st.watches {
-		w.detach()
-		st.server.cache.letGo(w.set)
-	}
 }
