@@ -20,6 +20,6 @@ overlap, and tells the agents of every cluster their peers.
 Exit codes: 0 good, 1 the check found something wrong, 2 bad usage or could not run.`,
 		Example: "  controlplane run --clusters /etc/flatmesh/clusters\n  controlplane check /etc/flatmesh/clusters/east /etc/flatmesh/clusters/west",
 	}
-	root.AddCommand(runCommand(), tokenCommand(), checkCommand(), statusCommand(), confirmCommand(), cli.VersionCommand("controlplane"))
+	root.AddCommand(runCommand(), tokenCommand(), checkCommand(), statusCommand(), pathCommand(), confirmCommand(), cli.VersionCommand("controlplane"))
 	os.Exit(cli.Main(root, os.Args[1:]))
 }

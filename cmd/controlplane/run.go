@@ -10,7 +10,7 @@ import (
 	"github.com/flatmesh/flatmesh/internal/cli"
 	"github.com/flatmesh/flatmesh/pkg/controlplane"
 	"github.com/flatmesh/flatmesh/pkg/ipam"
-	"github.com/flatmesh/flatmesh/pkg/pki"
+	"github.com/flatmesh/flatmesh/pkg/source"
 	"github.com/flatmesh/flatmesh/pkg/source/dir"
 )
 
@@ -24,7 +24,7 @@ const (
 
 func runCommand() *cobra.Command {
 	var o controlplane.Options
-	var clusters string
+	var clusters, export string
 	var tunnels []string
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the control plane", Args: cobra.NoArgs,
@@ -38,10 +38,13 @@ Kubernetes objects. Changes are followed as they come.`,
 	f.StringVar(&o.StateDir, "state-dir", defaultStateDir, "folder for the CA, the store and the admin socket")
 	f.StringVar(&o.Mesh, "mesh", defaultMesh, "name of the mesh; certificates and tokens carry it")
 	f.StringVar(&o.Listen, "listen", ":15012", "address for agents: gRPC with TLS")
-	f.StringVar(&o.HTTP, "http", ":15014", "address for metrics and health; empty for none")
+	f.StringVar(&o.HTTP, "http", ":15014", "address for metrics and health, and on loopback for /debug/path; empty for none")
 	f.StringSliceVar(&tunnels, "tunnel-cidr", nil, "range of tunnel addresses, at most one of each family (default "+defaultTunnel+" and an IPv6 range derived from the mesh's name)")
-	f.DurationVar(&o.RemovalHold, "removal-hold", defaultHold, "how long a removal of all of a cluster's nodes at once, or of more than max(3, 30 %) of them, is held")
-	f.DurationVar(&o.CertificateTTL, "certificate-ttl", defaultCertLives, "how long an agent's certificate lives")
+	f.DurationVar(&o.RemovalHold, "removal-hold", defaultHold, "how long a removal of all of a cluster's nodes, services or endpoints at once, or of more than max(3, 30 %) of its nodes, is held")
+	f.DurationVar(&o.CertificateTTL, "certificate-ttl", defaultCertLives, "how long the certificates of agents, gateways and workloads live")
+	f.StringVar(&export, "export", "all", "which services other clusters may use: all, unless flatmesh.io/export says otherwise, or mcs: those with a ServiceExport")
+	f.TextVar(&o.Services.DefaultTLS, "default-tls", source.TLSAuto, "which TCP ports speak the mesh's mTLS where flatmesh.io/tls does not say: auto (those with appProtocol grpc), all or none")
+	f.BoolVar(&o.ValidateResources, "validate-resources", false, "check deeply whatever is served of services, and withhold what is wrong; costs a multiple of the serving")
 	logger := cli.AddLog(cmd)
 	if err := cmd.MarkFlagRequired("clusters"); err != nil {
 		panic(err) // a flag that is not there: a mistake in the lines above
@@ -49,6 +52,13 @@ Kubernetes objects. Changes are followed as they come.`,
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		if o.Log, err = logger(); err != nil {
 			return err
+		}
+		switch export {
+		case "all":
+		case "mcs":
+			o.Services.MCS = true
+		default:
+			return fmt.Errorf("--export %q: want all or mcs", export)
 		}
 		if o.TunnelRanges, err = tunnelRanges(tunnels, o.Mesh); err != nil {
 			return err
@@ -73,47 +83,4 @@ func tunnelRanges(given []string, mesh string) ([]netip.Prefix, error) {
 		out = append(out, p)
 	}
 	return out, nil
-}
-
-func tokenCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Make join tokens for agents"}
-	cmd.AddCommand(tokenCreateCommand())
-	return cmd
-}
-
-func tokenCreateCommand() *cobra.Command {
-	var stateDir, cluster, node string
-	var ttl time.Duration
-	cmd := &cobra.Command{
-		Use: "create", Short: "Make a join token and print it", Args: cobra.NoArgs,
-		Long: `Make a join token and print it. An agent needs it once, for its first
-certificate. It also pins the mesh's CA, so that the agent needs nothing else.
-A token for one node may replace that node's key; one for a cluster may not.`,
-		Example: "  controlplane token create --cluster east > token\n  controlplane token create --cluster east --node n1 --ttl 1h",
-	}
-	f := cmd.Flags()
-	f.StringVar(&stateDir, "state-dir", defaultStateDir, "the control plane's state folder")
-	f.StringVar(&cluster, "cluster", "", "the cluster whose agents may join with it (required)")
-	f.StringVar(&node, "node", "", "the one node that may join with it (default: any of the cluster)")
-	f.DurationVar(&ttl, "ttl", 24*time.Hour, "how long it is good")
-	if err := cmd.MarkFlagRequired("cluster"); err != nil {
-		panic(err) // a flag that is not there: a mistake in the lines above
-	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		meshName, err := pki.ExistingMesh(controlplane.PKIDir(stateDir))
-		if err != nil {
-			return err
-		}
-		a, err := pki.OpenAuthority(controlplane.PKIDir(stateDir), meshName)
-		if err != nil {
-			return err
-		}
-		token, err := a.CreateToken(cluster, node, ttl, time.Now())
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(cmd.OutOrStdout(), token)
-		return nil
-	}
-	return cmd
 }

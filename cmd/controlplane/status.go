@@ -72,9 +72,27 @@ func printStatus(w io.Writer, s controlplane.Status, wide bool) {
 				strings.Join(c.Held, ", "), c.Name, c.Source, c.HeldUntil.Format("15:04:05"), c.Name)
 		}
 	}
-	fmt.Fprintln(w, "\nCLUSTER\tNETWORK\tNODES\tREGISTERED\tPODS\tSERVICES\tNODE RANGES\tSOURCE")
 	for _, c := range s.Clusters {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", c.Name, c.Network, c.Nodes, c.Registered, join(c.PodCIDRs), join(c.ServiceCIDRs), join(c.NodeCIDRs), c.Source)
+		if c.WithheldUntil != nil {
+			fmt.Fprintf(w, "held:\t%d services and slices of %s would go all at once; they stay until %s or: controlplane confirm %s\n",
+				c.Withheld, c.Name, c.WithheldUntil.Format("15:04:05"), c.Name)
+		}
+		for i, p := range c.Problems {
+			if i == 5 && !wide {
+				fmt.Fprintf(w, "problem:\t%s: and more; see -o wide\n", c.Name)
+				break
+			}
+			fmt.Fprintf(w, "problem:\t%s: %s\n", c.Name, p)
+		}
+		for _, g := range c.Gateways {
+			if g.Lost {
+				fmt.Fprintf(w, "gateway lost:\t%v of %s is not connected; it is left out while another is\n", g.Addr, c.Name)
+			}
+		}
+	}
+	fmt.Fprintln(w, "\nCLUSTER\tNETWORK\tNODES\tREGISTERED\tSERVICES\tGATEWAYS\tPOD RANGES\tSERVICE RANGES\tNODE RANGES\tSOURCE")
+	for _, c := range s.Clusters {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n", c.Name, c.Network, c.Nodes, c.Registered, c.Services, len(c.Gateways), join(c.PodCIDRs), join(c.ServiceCIDRs), join(c.NodeCIDRs), c.Source)
 	}
 	if !wide {
 		return

@@ -42,6 +42,7 @@ func listenAdmin(o Options, l *loop) (func(context.Context) error, error) {
 		id := mesh.NodeID{Cluster: r.PathValue("cluster"), Name: r.PathValue("node")}
 		reply(w, &t, l.do(r.Context(), func(l *loop) error { t = l.tunnels(id); return nil }))
 	})
+	mux.HandleFunc("GET /path", func(w http.ResponseWriter, r *http.Request) { servePath(w, r, l) })
 	mux.HandleFunc("POST /confirm/{cluster}", func(w http.ResponseWriter, r *http.Request) {
 		var c Confirmed
 		reply(w, &c, l.do(r.Context(), func(l *loop) (err error) {
@@ -86,11 +87,31 @@ func serveHTTP(ctx context.Context, o Options, l *loop) error {
 	if err != nil {
 		return fmt.Errorf("open the HTTP address (--http %s): %w", o.HTTP, err)
 	}
-	return serve(ctx, ln, observed(o, l))
+	mux := observed(o, l)
+	// It tells of addresses and services, so it is for this host alone.
+	if a, ok := ln.Addr().(*net.TCPAddr); ok && a.IP.IsLoopback() {
+		mux.HandleFunc("GET /debug/path", func(w http.ResponseWriter, r *http.Request) { servePath(w, r, l) })
+	}
+	return serve(ctx, ln, mux)
+}
+
+// servePath answers how the node in "from" reaches the service or pod in "to".
+func servePath(w http.ResponseWriter, r *http.Request, l *loop) {
+	from, err := mesh.ParseNodeID(r.FormValue("from"))
+	if err != nil {
+		http.Error(w, "from: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	answers, err := paths(l.catalog, from, r.FormValue("to"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	reply(w, answers, nil)
 }
 
 // observed answers for metrics and health.
-func observed(o Options, l *loop) http.Handler {
+func observed(o Options, l *loop) *http.ServeMux {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(&collector{loop: l, version: o.Version})
 	mux := http.NewServeMux()

@@ -65,13 +65,13 @@ func BenchmarkRecompute(b *testing.B) {
 		name := map[bool]string{true: "declared", false: "undeclared"}[declared]
 		f := manyNodes(50, 100, declared)
 		order := counted()
-		full, err := build(f, order)
+		full, err := buildTopology(f, order)
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.Run(name+"/build", func(b *testing.B) {
 			for b.Loop() {
-				if _, err := build(f, order); err != nil {
+				if _, err := buildTopology(f, order); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -67,7 +67,7 @@ func Check(folders []string, tunnelRanges []netip.Prefix) (Checked, error) {
 	if err := errors.Join(errs...); err != nil {
 		return Checked{}, err
 	}
-	t, err := build(f, folderOrder(f))
+	t, err := buildTopology(f, folderOrder(f))
 	if err != nil {
 		return Checked{}, err
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/flatmesh/flatmesh/pkg/mesh"
 	"github.com/flatmesh/flatmesh/pkg/overlap"
@@ -28,17 +27,18 @@ type cluster struct {
 	gone      bool // the source's folder or registration is no longer there
 	heldSince time.Time
 	recent    removals
-	// objects are all others that the source has, by key.
-	objects map[source.Key]runtime.Object
+	// objects are all others that the source has, index what they say.
+	objects objects
+	index   *source.Index
 	// invalid says why nodes of the source are not taken, by name.
 	invalid map[string]error
 }
 
-func newCluster(c store.Cluster) *cluster {
+func newCluster(c store.Cluster, services source.Options) *cluster {
 	return &cluster{
 		decl: c.Cluster, source: c.Source,
 		nodes: map[string]mesh.Node{}, latest: map[string]mesh.Node{},
-		objects: map[source.Key]runtime.Object{}, invalid: map[string]error{},
+		objects: newObjects(), index: source.NewIndex(c.Cluster, services), invalid: map[string]error{},
 	}
 }
 
@@ -83,7 +83,7 @@ func (l *loop) takeUpdate(u source.Update) {
 	delete(l.waiting, u.Source)
 	c := l.clusters[u.Cluster.Name]
 	if c == nil {
-		c = newCluster(store.Cluster{})
+		c = newCluster(store.Cluster{}, l.services)
 		l.clusters[u.Cluster.Name] = c
 		l.log.Info("cluster added", "cluster", u.Cluster.Name, "source", u.Source)
 	}
@@ -92,6 +92,7 @@ func (l *loop) takeUpdate(u source.Update) {
 		l.forgetWithdrawn(c.decl, u.Cluster)
 		was := c.source
 		c.decl, c.source = u.Cluster, u.Source
+		l.applied(c, c.index.SetCluster(c.decl))
 		l.forgetSource(was)
 		record := store.Cluster{Cluster: c.decl, Source: c.source}
 		l.pending = append(l.pending, write{put: func(tx *store.Tx) { tx.PutCluster(record) }})
@@ -99,13 +100,18 @@ func (l *loop) takeUpdate(u source.Update) {
 	}
 	if u.Full {
 		c.latest = map[string]mesh.Node{}
-		clear(c.objects)
 		clear(c.invalid)
 	}
 	before := len(c.nodes)
+	var others []source.Change
 	for _, change := range u.Changes {
-		l.takeChange(c, change)
+		if change.Key.Kind == source.KindNode {
+			l.takeNode(c, change)
+		} else {
+			others = append(others, change)
+		}
 	}
+	l.takeObjects(c, others, u.Full, false)
 	errs := []error{u.Err}
 	for _, name := range slices.Sorted(maps.Keys(c.invalid)) {
 		errs = append(errs, c.invalid[name])
@@ -144,15 +150,7 @@ func (l *loop) forgetOrders(keys []string) {
 	l.pending = append(l.pending, write{put: func(tx *store.Tx) { tx.ForgetOrder(keys...) }})
 }
 
-func (l *loop) takeChange(c *cluster, change source.Change) {
-	if change.Key.Kind != source.KindNode {
-		if change.Object == nil {
-			delete(c.objects, change.Key)
-		} else {
-			c.objects[change.Key] = change.Object
-		}
-		return
-	}
+func (l *loop) takeNode(c *cluster, change source.Change) {
 	name := change.Key.Name
 	delete(c.invalid, name)
 	if change.Object == nil {
@@ -173,10 +171,13 @@ func (l *loop) takeChange(c *cluster, change source.Change) {
 	if ok && sameNode(old, n) {
 		return
 	}
+	if !ok {
+		l.stalePods[n.ID] = struct{}{} // its agent waits to be told that it has none
+	}
 	l.forgetHolds(n.ID, old.PodCIDRs, n.PodCIDRs)
 	c.nodes[name] = n
 	l.dirty = true
-	record := store.Node{ID: n.ID, PodCIDRs: n.PodCIDRs, Addresses: n.Addresses}
+	record := store.Node{ID: n.ID, PodCIDRs: n.PodCIDRs, Addresses: n.Addresses, Region: n.Region, Zone: n.Zone}
 	l.pending = append(l.pending, write{put: func(tx *store.Tx) { tx.PutNode(record) }})
 }
 
@@ -193,5 +194,6 @@ func (l *loop) forgetHolds(id mesh.NodeID, old, now []netip.Prefix) {
 }
 
 func sameNode(a, b mesh.Node) bool {
-	return a.ID == b.ID && slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.Addresses, b.Addresses)
+	return a.ID == b.ID && slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.Addresses, b.Addresses) &&
+		a.Region == b.Region && a.Zone == b.Zone
 }

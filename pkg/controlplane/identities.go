@@ -75,6 +75,42 @@ func (i *identities) Issue(node mesh.NodeID, csr []byte) (chain, roots [][]byte,
 	return chain, i.authority.Roots(), nil
 }
 
+// VerifyGatewayToken implements peering.Authority.
+func (i *identities) VerifyGatewayToken(token string) (cluster, name string, err error) {
+	c, err := i.authority.VerifyGatewayToken(token, i.now())
+	return c.Cluster, c.Gateway, err
+}
+
+// IssueGateway implements peering.Authority.
+func (i *identities) IssueGateway(cluster, name string, csr []byte) (chain, roots [][]byte, err error) {
+	pub, err := pki.ParseCSR(csr)
+	if err != nil {
+		return nil, nil, err
+	}
+	chain, err = i.authority.Issue(pki.GatewayOf(cluster, name), pub, i.now(), i.ttl)
+	return chain, i.authority.Roots(), err
+}
+
+// IssueWorkload implements peering.Authority.
+func (i *identities) IssueWorkload(cluster, namespace, serviceAccount string, csr []byte) (chain, roots [][]byte, err error) {
+	pub, err := pki.ParseCSR(csr)
+	if err != nil {
+		return nil, nil, err
+	}
+	chain, err = i.authority.IssueWorkload(cluster, namespace, serviceAccount, pub, i.now(), i.ttl)
+	return chain, i.authority.Roots(), err
+}
+
+// GatewayCaller implements peering.Authority.
+func (i *identities) GatewayCaller(ctx context.Context) (cluster, name string, ok bool) {
+	cs, err := connectionState(ctx)
+	if err != nil {
+		return "", "", false
+	}
+	id, shown, err := pki.PeerIdentity(cs, i.now())
+	return id.Cluster, id.Name, err == nil && shown && id.Role == pki.Gateway
+}
+
 // Caller implements peering.Authority.
 func (i *identities) Caller(ctx context.Context) (mesh.NodeID, error) {
 	cs, err := connectionState(ctx)

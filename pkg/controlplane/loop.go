@@ -12,8 +12,10 @@ import (
 
 	"github.com/flatmesh/flatmesh/pkg/ipam"
 	"github.com/flatmesh/flatmesh/pkg/mesh"
+	"github.com/flatmesh/flatmesh/pkg/source"
 	"github.com/flatmesh/flatmesh/pkg/store"
 	"github.com/flatmesh/flatmesh/pkg/xds"
+	"github.com/flatmesh/flatmesh/pkg/xds/view"
 )
 
 // retryAfter is how long the loop waits before it tries again to write or to
@@ -49,6 +51,16 @@ type loop struct {
 	reports       map[mesh.NodeID]*session
 	lastSeen      map[mesh.NodeID]time.Time
 	pending       []write
+	// services says how sources' services are read, catalog serves them. stale
+	// are those to be joined anew, stalePods the nodes whose pods changed.
+	services  source.Options
+	catalog   *view.Catalog
+	stale     map[mesh.ServiceName]struct{}
+	begun     bool // the catalog has been told everything once
+	stalePods map[mesh.NodeID]struct{}
+	// awaited are nodes whose first report is waited for.
+	awaited       map[mesh.NodeID]bool
+	gatewayStates map[gatewayID]*gatewayState
 	// dirty: the topology may have changed since it was published.
 	dirty bool
 	// synced: every source has told its first state, so that what is missing
@@ -146,6 +158,9 @@ func (l *loop) turn(batch []*call, again bool) {
 	if l.dirty && l.synced && (l.unsaved == nil || again) {
 		l.recompute()
 	}
+	if l.synced {
+		l.publishServices()
+	}
 }
 
 // gather takes what else waits, so that a burst costs one commit and one
@@ -196,7 +211,7 @@ func (l *loop) commit() error {
 // recompute makes a new Topology of all there is and publishes what differs.
 func (l *loop) recompute() {
 	begin := l.now()
-	t, err := build(l.facts(), l.order)
+	t, err := buildTopology(l.facts(), l.order)
 	if err != nil {
 		// Nothing is published that would not survive a restart as it is.
 		if len(l.pending) == 0 {
@@ -210,6 +225,8 @@ func (l *loop) recompute() {
 	l.logConflicts(l.topology.Conflicts, t.Conflicts)
 	l.logPrefixes(l.topology.Nodes, t.Nodes)
 	l.topology, l.covered, l.expected = t, coverOf(t.Claims), -1
+	// Paths before peers: the gateway is served before a peer goes.
+	l.catalog.SetTopology(t)
 	changed, err := l.published.publish(l.cache, t)
 	if err != nil {
 		l.log.Error("publish the view", "err", err)
@@ -233,7 +250,7 @@ func (l *loop) noteUnsaved(err error) {
 }
 
 func (l *loop) facts() facts {
-	f := facts{registrations: l.registrations, tunnelRanges: l.ranges}
+	f := facts{registrations: l.registrations, tunnelRanges: l.ranges, gateways: l.gateways()}
 	for _, c := range l.clusters {
 		f.clusters = append(f.clusters, c.decl)
 		for _, n := range c.nodes {

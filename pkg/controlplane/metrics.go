@@ -92,7 +92,7 @@ func (l *loop) nacked(typeURL string) {
 	l.nackMu.Lock()
 	defer l.nackMu.Unlock()
 	// A hostile client may refuse types of its own making.
-	if _, served := viewOf(mesh.NodeID{}, typeURL); !served {
+	if _, served := viewOfClient(mesh.NodeID{}, nil, typeURL); !served {
 		typeURL = "other"
 	}
 	l.nacks[typeURL]++

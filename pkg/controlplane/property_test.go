@@ -105,7 +105,7 @@ func (r *randomMesh) addNode(c mesh.Cluster) {
 
 func (r *randomMesh) build(t *testing.T) mesh.Topology {
 	t.Helper()
-	top, err := build(r.facts, r.order)
+	top, err := buildTopology(r.facts, r.order)
 	if err != nil {
 		t.Fatal(err)
 	}

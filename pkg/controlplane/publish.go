@@ -25,18 +25,6 @@ func nodeSet(node mesh.NodeID) xds.SetKey {
 	return xds.SetKey{TypeURL: xds.NodeConfigType, View: node.String()}
 }
 
-// viewOf returns which view an agent has of a type.
-func viewOf(node mesh.NodeID, typeURL string) (string, bool) {
-	switch typeURL {
-	case xds.PeerType, xds.ClusterConfigType:
-		return node.Cluster, true
-	case xds.NodeConfigType:
-		return node.String(), true
-	default:
-		return "", false
-	}
-}
-
 // publish brings the cache in line with t and returns how many resources that
 // changed.
 func (p *published) publish(cache *xds.Cache, t mesh.Topology) (int, error) {

@@ -67,6 +67,9 @@ func (l *loop) releaseHeld() {
 		if !c.heldSince.IsZero() && l.now().Sub(c.heldSince) >= l.hold {
 			l.removeNodes(c, len(c.nodes))
 		}
+		if !c.objects.since.IsZero() && l.now().Sub(c.objects.since) >= l.hold {
+			l.takeObjects(c, nil, false, true)
+		}
 		if c.gone && len(c.nodes) == 0 && l.renamed(c) {
 			l.removeCluster(c)
 			ended = true
@@ -86,6 +89,8 @@ func (l *loop) dropNodes(c *cluster, names []string) {
 		l.forgetHolds(id, c.nodes[name].PodCIDRs, nil)
 		delete(c.nodes, name)
 		delete(l.lastSeen, id)
+		l.catalog.Forget(id)
+		l.stalePods[id] = struct{}{}
 		if r, ok := l.registrations[id]; ok {
 			for _, a := range r.TunnelAddrs {
 				l.pool.Release(a)
@@ -111,6 +116,7 @@ func (l *loop) confirm(name string) ([]string, error) {
 	}
 	gone := c.held()
 	l.dropNodes(c, gone)
+	l.takeObjects(c, nil, false, true)
 	if c.gone {
 		l.removeCluster(c)
 		l.promote()
@@ -121,6 +127,7 @@ func (l *loop) confirm(name string) ([]string, error) {
 // removeCluster ends a cluster that has no nodes left, and its claims.
 func (l *loop) removeCluster(c *cluster) {
 	name := c.decl.Name
+	l.dropObjects(c)
 	delete(l.clusters, name)
 	l.forgetSource(c.source)
 	var keys []string

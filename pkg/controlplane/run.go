@@ -15,6 +15,7 @@ import (
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -29,6 +30,7 @@ import (
 	"github.com/flatmesh/flatmesh/pkg/source"
 	"github.com/flatmesh/flatmesh/pkg/store"
 	"github.com/flatmesh/flatmesh/pkg/xds"
+	"github.com/flatmesh/flatmesh/pkg/xds/view"
 )
 
 // Source tells of clusters until ctx ends, in order. Its first batch, which may
@@ -51,10 +53,15 @@ type Options struct {
 	TunnelRanges []netip.Prefix
 	// RemovalHold is how long a suspicious removal is held.
 	RemovalHold time.Duration
-	// CertificateTTL is how long an agent's certificate lives.
+	// CertificateTTL is how long an agent's, a gateway's or a workload's
+	// certificate lives.
 	CertificateTTL time.Duration
-	Version        string
-	Log            *slog.Logger
+	// Services says how sources' services are read.
+	Services source.Options
+	// ValidateResources checks deeply whatever is served of services.
+	ValidateResources bool
+	Version           string
+	Log               *slog.Logger
 }
 
 // PKIDir is where the CA lies in a state directory.
@@ -93,6 +100,13 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	authority.OnClusterCA(func(cluster string, until time.Time, problem error) {
+		if problem != nil {
+			o.Log.Error("the CA of a cluster is not kept on disk as it should be", "cluster", cluster, "until", until, "err", problem)
+			return
+		}
+		o.Log.Info("made the CA of a cluster", "cluster", cluster, "until", until)
+	})
 	st, err := store.Open(filepath.Join(o.StateDir, "state.db"))
 	var corrupt *store.CorruptError
 	if errors.As(err, &corrupt) {
@@ -114,7 +128,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	svc := &service{loop: l, caller: id.Caller, expiry: id.expiry, cert: id.cert}
+	svc := &service{loop: l, caller: id.Caller, expiry: id.expiry, cert: id.cert, gateway: id.GatewayCaller}
 	id.issued = func(node mesh.NodeID, cert string) error {
 		return asStatus(l.do(ctx, func(l *loop) error { l.issued(node, cert); return nil }))
 	}
@@ -122,7 +136,8 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", o.Listen)
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: tcpKeepalive, Interval: tcpKeepalive, Count: 2}}
+	ln, err := lc.Listen(ctx, "tcp", o.Listen)
 	if err != nil {
 		return fmt.Errorf("open the gRPC address (--listen %s): %w", o.Listen, err)
 	}
@@ -173,6 +188,10 @@ func newLoop(ctx context.Context, o Options, st *store.Store) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
+	trust, err := pki.TrustDomain(o.Mesh)
+	if err != nil {
+		return nil, err
+	}
 	if err := checkRanges(snap, o.TunnelRanges); err != nil {
 		return nil, err
 	}
@@ -184,17 +203,21 @@ func newLoop(ctx context.Context, o Options, st *store.Store) (*loop, error) {
 		registrations: map[mesh.NodeID]store.Registration{}, orders: snap.Orders,
 		leases: map[mesh.NodeID]map[*lease]struct{}{}, reports: map[mesh.NodeID]*session{}, lastSeen: map[mesh.NodeID]time.Time{},
 		published: published{}, started: time.Now(),
+		services: o.Services, stale: map[mesh.ServiceName]struct{}{}, stalePods: map[mesh.NodeID]struct{}{},
+		awaited: map[mesh.NodeID]bool{}, gatewayStates: map[gatewayID]*gatewayState{},
+		catalog: view.New(ctx, view.Options{TrustDomain: trust.Name(), MCS: o.Services.MCS, Validate: o.ValidateResources, Log: o.Log}),
 	}
 	if l.orders == nil {
 		l.orders = map[string]uint64{}
 	}
 	for _, c := range snap.Clusters {
-		l.clusters[c.Name] = newCluster(c)
+		l.clusters[c.Name] = newCluster(c, l.services)
 	}
 	for _, n := range snap.Nodes {
 		if c := l.clusters[n.ID.Cluster]; c != nil {
-			node := mesh.Node{ID: n.ID, PodCIDRs: n.PodCIDRs, Addresses: n.Addresses}
+			node := mesh.Node{ID: n.ID, PodCIDRs: n.PodCIDRs, Addresses: n.Addresses, Region: n.Region, Zone: n.Zone}
 			c.nodes[n.ID.Name], c.latest[n.ID.Name] = node, node
+			l.stalePods[n.ID] = struct{}{}
 		}
 	}
 	for _, r := range snap.Registrations {
@@ -288,8 +311,23 @@ func grpcServer(o Options, authority *pki.Authority, id *identities, svc *servic
 	)
 	peeringv1.RegisterPeeringServer(gs, peering.NewServer(id, svc, o.Log, o.Version))
 	nacks := svc.loop.nacked
-	discovery.RegisterAggregatedDiscoveryServiceServer(gs, xds.NewServer(svc.loop.cache, o.Log, svc.Identify, nacks))
+	server := xds.NewServer(resources(svc.loop), o.Log, svc.Identify, nacks)
+	svc.loop.catalog.Attach(server)
+	discovery.RegisterAggregatedDiscoveryServiceServer(gs, server)
 	return gs, nil
+}
+
+// resources is all that is served: what agents receive, and what their clients
+// and gateways do.
+func resources(l *loop) xds.Source {
+	m := xds.Mux{}
+	for _, t := range []string{xds.PeerType, xds.NodeConfigType, xds.ClusterConfigType, xds.PodsType} {
+		m[t] = l.cache
+	}
+	for _, t := range []string{resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.RouteType, resource.SecretType} {
+		m[t] = l.catalog
+	}
+	return m
 }
 
 // serverCertificate is the control plane's own, issued to itself for a day at a

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -31,6 +32,8 @@ type service struct {
 	// cert returns the fingerprint of a call's certificate, empty where it has
 	// none; a nil cert is one that never has.
 	cert func(context.Context) string
+	// gateway returns the gateway that makes a call; nil: none ever does.
+	gateway func(context.Context) (cluster, name string, ok bool)
 }
 
 func (s *service) certOf(ctx context.Context) string {
@@ -245,6 +248,11 @@ func (l *loop) admitEndpoints(r peering.Registration) (ok []netip.AddrPort, refu
 
 // Identify tells the xDS server who a stream belongs to and for how long.
 func (s *service) Identify(ctx context.Context) (xds.Client, context.Context, func(), error) {
+	if s.gateway != nil {
+		if cluster, name, ok := s.gateway(ctx); ok {
+			return s.identifyGateway(ctx, gatewayID{cluster, name})
+		}
+	}
 	node, err := s.caller(ctx)
 	if err != nil {
 		return xds.Client{}, nil, nil, err
@@ -263,8 +271,11 @@ func (s *service) Identify(ctx context.Context) (xds.Client, context.Context, fu
 		if err := l.notReplaced(node, cert); err != nil {
 			return err
 		}
-		leased, ls, err = l.grant(ctx, node, expiry)
-		return err
+		if leased, ls, err = l.grant(ctx, node, expiry); err != nil {
+			return err
+		}
+		l.awaitReport(node)
+		return nil
 	})
 	if err != nil {
 		return xds.Client{}, nil, nil, asStatus(err)
@@ -272,6 +283,6 @@ func (s *service) Identify(ctx context.Context) (xds.Client, context.Context, fu
 	release := func() {
 		_ = s.loop.do(s.loop.life, func(l *loop) error { l.giveBack(node, ls); return nil })
 	}
-	client := xds.Client{Name: node.String(), View: func(typeURL string) (string, bool) { return viewOf(node, typeURL) }}
+	client := xds.Client{Name: node.String(), View: func(said *core.Node, typeURL string) (string, bool) { return viewOfClient(node, said, typeURL) }}
 	return client, leased, release, nil
 }

@@ -52,7 +52,10 @@ func (l *loop) revoke(node mesh.NodeID, cause error) {
 	for ls := range l.leases[node] {
 		ls.end(cause)
 	}
-	delete(l.reports, node)
+	if l.reports[node] != nil {
+		delete(l.reports, node)
+		l.catalog.SetReport(node, nil)
+	}
 }
 
 // session is one report stream.
@@ -120,6 +123,9 @@ func (s *session) Report(ctx context.Context, full bool, tunnels map[mesh.NodeID
 		for _, t := range next {
 			s.counts[t.State]++
 		}
+		if l.reports[s.node] == s {
+			l.catalog.SetReport(s.node, next)
+		}
 		return nil
 	}))
 }
@@ -131,6 +137,7 @@ func (s *session) Close() {
 		l.giveBack(s.node, s.lease)
 		if l.reports[s.node] == s {
 			delete(l.reports, s.node)
+			l.catalog.SetReport(s.node, nil)
 			l.lastSeen[s.node] = l.now()
 			l.log.Info("agent disconnected", "node", s.node)
 		}

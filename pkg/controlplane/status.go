@@ -55,7 +55,21 @@ type ClusterStatus struct {
 	HeldSince *time.Time `json:"heldSince,omitempty"`
 	HeldUntil *time.Time `json:"heldUntil,omitempty"`
 	Error     string     `json:"error,omitempty"`
+	// Services counts those that can be served, Gateways the addresses that admit
+	// traffic into the cluster.
+	Services int            `json:"services"`
+	Gateways []mesh.Gateway `json:"gateways"`
+	// Withheld are changes that would take all services or endpoints at once, since
+	// when they are held, and until when.
+	Withheld      int        `json:"withheld,omitempty"`
+	WithheldUntil *time.Time `json:"withheldUntil,omitempty"`
+	// Problems are what is wrong with single objects, and what follows; at most
+	// 100.
+	Problems []string `json:"problems,omitempty"`
 }
+
+// maxProblems bounds the problems that a status shows of one cluster.
+const maxProblems = 100
 
 // SourceError says why a source's newest state was refused.
 type SourceError struct {
@@ -129,11 +143,25 @@ func (l *loop) clusterStatus(c *cluster) ClusterStatus {
 			s.Registered++
 		}
 	}
-	for k := range c.objects {
+	for k := range c.objects.inForce {
 		if s.Objects == nil {
 			s.Objects = map[string]int{}
 		}
 		s.Objects[string(source.Kind(k.Kind))]++
+	}
+	s.Services, s.Gateways = len(c.index.Services()), []mesh.Gateway{}
+	for _, g := range l.topology.Gateways {
+		if g.Cluster == c.decl.Name {
+			s.Gateways = append(s.Gateways, g)
+		}
+	}
+	if since := c.objects.since; !since.IsZero() {
+		until := since.Add(l.hold)
+		s.Withheld, s.WithheldUntil = len(c.objects.withheld), &until
+	}
+	problems := c.index.AllProblems()
+	for _, p := range problems[:min(len(problems), maxProblems)] {
+		s.Problems = append(s.Problems, p.Error())
 	}
 	if !c.heldSince.IsZero() {
 		since, until := c.heldSince, c.heldSince.Add(l.hold)
@@ -170,7 +198,7 @@ func (l *loop) tunnels(node mesh.NodeID) Tunnels {
 // Healthy reports whether nothing wants a person's attention.
 func (s Status) Healthy() bool {
 	for _, c := range s.Clusters {
-		if len(c.Held) > 0 || c.Error != "" {
+		if len(c.Held) > 0 || c.Error != "" || c.Withheld > 0 {
 			return false
 		}
 	}

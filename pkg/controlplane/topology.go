@@ -16,6 +16,7 @@ type facts struct {
 	nodes         []mesh.Node // Kubernetes' part alone
 	registrations map[mesh.NodeID]store.Registration
 	tunnelRanges  []netip.Prefix
+	gateways      []mesh.Gateway
 }
 
 // prefixKey names a node's hold on a prefix in the order of first registration.
@@ -30,10 +31,10 @@ func ownedBy(key, cluster string) bool {
 	return strings.HasPrefix(strings.TrimPrefix(key, "@prefix/"), cluster+"/")
 }
 
-// build computes the Topology. order gives the sequence of first registration
+// buildTopology computes the Topology. order gives the sequence of first registration
 // for each of the keys, assigning it where there is none.
-func build(f facts, order func(keys []string) (map[string]uint64, error)) (mesh.Topology, error) {
-	t := mesh.Topology{Clusters: slices.Clone(f.clusters), Nodes: slices.Clone(f.nodes), TunnelRanges: f.tunnelRanges}
+func buildTopology(f facts, order func(keys []string) (map[string]uint64, error)) (mesh.Topology, error) {
+	t := mesh.Topology{Clusters: slices.Clone(f.clusters), Nodes: slices.Clone(f.nodes), TunnelRanges: f.tunnelRanges, Gateways: f.gateways}
 	slices.SortFunc(t.Clusters, mesh.Cluster.Compare)
 	slices.SortFunc(t.Nodes, func(a, b mesh.Node) int { return a.ID.Compare(b.ID) })
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
 	"github.com/flatmesh/flatmesh/pkg/mesh"
 	"github.com/flatmesh/flatmesh/pkg/peering"
 	"github.com/flatmesh/flatmesh/pkg/source"
@@ -141,13 +143,20 @@ func (w *walk) check(what string) {
 	t := w.t
 	t.Helper()
 	orders := maps.Clone(w.orders)
-	top, err := build(w.facts(), func([]string) (map[string]uint64, error) { return orders, nil })
+	top, err := buildTopology(w.facts(), func([]string) (map[string]uint64, error) { return orders, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	fresh := xds.NewCache()
 	if _, err := (&published{}).publish(fresh, top); err != nil {
 		t.Fatal(err)
+	}
+	for _, n := range top.Nodes {
+		r, err := xds.PodsResource(n.ID, w.clusters[n.ID.Cluster].index.PodsOn(n.ID.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh.Replace(podSet(n.ID), []*discovery.Resource{r})
 	}
 	if d := differences(content(w.cache), content(fresh)); d != "" {
 		t.Errorf("served against computed anew:\n%s", d)

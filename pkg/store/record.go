@@ -50,6 +50,8 @@ type Node struct {
 	ID        mesh.NodeID    `json:"id"`
 	PodCIDRs  []netip.Prefix `json:"podCIDRs,omitempty"`
 	Addresses []netip.Addr   `json:"addresses,omitempty"`
+	Region    string         `json:"region,omitempty"`
+	Zone      string         `json:"zone,omitempty"`
 }
 
 // Mesh is what the mesh was set up with.
