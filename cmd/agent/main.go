@@ -20,6 +20,6 @@ other clusters, so that pods reach each other at their own IP addresses.
 Exit codes: 0 good, 1 the check found something wrong, 2 bad usage or could not run.`,
 		Example: "  agent run --cluster east --node n1 --control-plane mesh.example:15012 --token-file /etc/flatmesh/token\n  agent status",
 	}
-	root.AddCommand(runCommand(), deviceCommand(), statusCommand(), cleanupCommand(), cli.VersionCommand("agent"))
+	root.AddCommand(runCommand(), deviceCommand(), statusCommand(), pathCommand(), cleanupCommand(), cli.VersionCommand("agent"))
 	os.Exit(cli.Main(root, os.Args[1:]))
 }

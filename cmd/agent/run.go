@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +19,7 @@ import (
 
 func runCommand() *cobra.Command {
 	var o agent.Options
-	var cluster, node, mode string
+	var cluster, node, mode, reset string
 	var endpoints []string
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the agent of this node", Args: cobra.NoArgs,
@@ -37,6 +38,7 @@ its own certificate. Tunnels stay when it ends; "agent cleanup" removes them.`,
 	f.StringVar(&mode, "device", string(wg.ModeAuto), "WireGuard device: auto (the kernel's where there is one), kernel or userspace")
 	f.IntVar(&o.MTU, "mtu", 0, "MTU of the interface; 0 takes the underlay's less 80")
 	f.StringVar(&o.HTTP, "http", "127.0.0.1:15114", "address for metrics and health; empty for none")
+	f.StringVar(&reset, "reset-after", "2s", "how long a tunnel is down before packets into it are refused, so that connections over it end; never for not at all")
 	f.DurationVar(&o.Resync, "resync", 0, "how often the kernel is compared with the plan though nothing happened (default 15s)")
 	addHostFlags(f, &o)
 	logger := cli.AddLog(cmd)
@@ -54,6 +56,9 @@ its own certificate. Tunnels stay when it ends; "agent cleanup" removes them.`,
 		if o.DeviceMode, err = wg.ParseMode(mode); err != nil {
 			return fmt.Errorf("--device: %w", err)
 		}
+		if o.ResetAfter, err = resetAfter(reset); err != nil {
+			return err
+		}
 		for _, e := range endpoints {
 			ap, err := netip.ParseAddrPort(e)
 			if err != nil {
@@ -67,6 +72,18 @@ its own certificate. Tunnels stay when it ends; "agent cleanup" removes them.`,
 		return agent.Run(cmd.Context(), o)
 	}
 	return cmd
+}
+
+// resetAfter reads --reset-after; negative stands for never.
+func resetAfter(s string) (time.Duration, error) {
+	if s == "never" {
+		return -1, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("--reset-after %q: want a duration such as 2s, or never", s)
+	}
+	return d, nil
 }
 
 func deviceCommand() *cobra.Command {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/status"
 
 	"github.com/flatmesh/flatmesh/pkg/mesh"
 	"github.com/flatmesh/flatmesh/pkg/probe"
@@ -39,6 +40,18 @@ func (a *Agent) listenAdmin(l *loop) (func(context.Context) error, error) {
 		w.Header().Set("Content-Type", "application/json")
 		// The client that went away is the only one to tell of an error.
 		_ = json.NewEncoder(w).Encode(a.status(r.Context(), l))
+	})
+	mux.HandleFunc("GET /path", func(w http.ResponseWriter, r *http.Request) {
+		p, err := l.paths(r.Context(), r.FormValue("to"))
+		if err != nil {
+			if s, ok := status.FromError(err); ok {
+				err = errors.New(s.Message())
+			}
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(p) // as above
 	})
 	return func(ctx context.Context) error { return serve(ctx, ln, mux) }, nil
 }
@@ -81,6 +94,8 @@ func (a *Agent) status(ctx context.Context, l *loop) Status {
 	if err := a.prober.Err(); err != nil {
 		s.Problems = append(s.Problems, err.Error())
 	}
+	s.Relay, s.Workloads = a.relay.Status(), a.workloads.status()
+	s.Problems = append(s.Problems, s.Relay.Cache.Problems...)
 	if v, ok := a.mirror.view(); ok {
 		s.Prefixes = append(s.Prefixes, v.node.Prefixes...)
 		s.Refused = append(s.Refused, v.node.Refused...)

@@ -19,9 +19,11 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/flatmesh/flatmesh/pkg/mesh"
 	"github.com/flatmesh/flatmesh/pkg/probe"
 	"github.com/flatmesh/flatmesh/pkg/route"
 	"github.com/flatmesh/flatmesh/pkg/wg"
+	"github.com/flatmesh/flatmesh/pkg/xds/relay"
 )
 
 // wireGuardOverhead is what WireGuard adds to a packet over IPv6, the larger of
@@ -39,6 +41,8 @@ type Agent struct {
 	mirror       *mirror
 	reports      *reports
 	conversation *conversation
+	relay        *relay.Relay
+	workloads    *workloads
 	started      time.Time
 	httpProblem  atomic.Pointer[error] // why metrics and health are not served
 
@@ -99,7 +103,17 @@ func (a *Agent) openState() error {
 		return err
 	}
 	a.reports = newReports()
-	return nil
+	a.workloads = newWorkloads(a.opts.WorkloadDir(), a.opts.Node, a.log)
+	return a.openRelay()
+}
+
+// openRelay opens what serves the node's workloads. The folder is theirs to see,
+// the cache is not.
+func (a *Agent) openRelay() (err error) {
+	a.relay, err = relay.Open(relay.Options{
+		Node: a.opts.Node, Version: a.opts.Version, Dir: a.opts.XDSDir(), CacheFile: a.opts.relayFile(), Log: a.log,
+	})
+	return err
 }
 
 func (a *Agent) run(ctx context.Context) error {
@@ -126,11 +140,11 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	a.conversation = &conversation{
 		opts: a.opts, log: a.opts.Log, key: a.key, kind: a.device.Kind(),
-		identity: id, mirror: a.mirror, reports: a.reports,
+		identity: id, mirror: a.mirror, reports: a.reports, relay: a.relay, workloads: a.workloads,
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
-	l := &loop{Agent: a, kicked: make(chan struct{}, 1)}
+	l := &loop{Agent: a, kicked: make(chan struct{}, 1), due: make(chan struct{}, 1), left: map[mesh.NodeID]bool{}}
 	if l.watched, err = a.table.Watch(ctx); err != nil {
 		return err
 	}
@@ -151,6 +165,7 @@ func (a *Agent) run(ctx context.Context) error {
 	// not held by an agent that has only just started.
 	l.round(ctx)
 	g.Go(func() error { return a.prober.Run(ctx) })
+	g.Go(func() error { return a.relay.Serve(ctx) })
 	g.Go(func() error { a.conversation.run(ctx); return nil })
 	g.Go(func() error { return l.run(ctx) })
 	return g.Wait()

@@ -83,7 +83,7 @@ func ownFiles(dir string) ([]string, error) {
 	var out []string
 	for _, e := range entries {
 		name := strings.TrimPrefix(e.Name(), ".")
-		for _, own := range []string{"wg.key", "peers.json", "identity.pem"} {
+		for _, own := range []string{"wg.key", "peers.json", "identity.pem", "relay.json"} {
 			if name == own || strings.HasPrefix(name, own+".") {
 				out = append(out, filepath.Join(dir, e.Name()))
 			}

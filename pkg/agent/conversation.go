@@ -26,6 +26,7 @@ import (
 	"github.com/flatmesh/flatmesh/pkg/peering"
 	"github.com/flatmesh/flatmesh/pkg/wg"
 	"github.com/flatmesh/flatmesh/pkg/xds"
+	"github.com/flatmesh/flatmesh/pkg/xds/relay"
 )
 
 const (
@@ -50,9 +51,14 @@ type conversation struct {
 	identity *identity
 	mirror   *mirror
 	reports  *reports
+	// relay and workloads are for the node's pods.
+	relay     *relay.Relay
+	workloads *workloads
 
 	mu    sync.Mutex
 	state ControlPlaneStatus
+	// peers asks the control plane, while there is a connection.
+	peers *peering.Agent
 	// addrs are the control plane's own: nothing may be routed over them.
 	addrs []netip.Addr
 }
@@ -93,7 +99,7 @@ func (c *conversation) once(ctx context.Context) error {
 	if err := c.resolve(ctx); err != nil {
 		return err
 	}
-	cfg, joined, err := c.identity.tls()
+	cfg, joined, err := c.identity.TLS()
 	if err != nil {
 		return err
 	}
@@ -154,7 +160,7 @@ func (c *conversation) converse(ctx context.Context, conn *grpc.ClientConn) erro
 	peers := peering.NewAgent(conn, c.opts.Node, prover{c.key})
 	candidates := c.candidates()
 	if err := c.register(ctx, peers, candidates); err != nil {
-		if status.Code(err) == codes.Unauthenticated && c.identity.dismiss() {
+		if status.Code(err) == codes.Unauthenticated && c.identity.Dismiss() {
 			c.log.Warn("the certificate no longer counts; joining again", "err", err)
 			return errAgain
 		}
@@ -163,20 +169,21 @@ func (c *conversation) converse(ctx context.Context, conn *grpc.ClientConn) erro
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		node := &core.Node{Id: c.opts.Node.String(), UserAgentName: "flatmesh-agent", UserAgentVersionType: &core.Node_UserAgentVersion{UserAgentVersion: c.opts.Version}}
-		return xds.Subscribe(ctx, conn, node, c.mirror.subscriptions(), c.mirror.apply)
+		subs := append(c.mirror.subscriptions(), xds.Subscription{TypeURL: xds.PodsType, Names: []string{c.opts.Node.String()}})
+		return xds.Subscribe(ctx, conn, node, subs, func(u xds.Update) error {
+			if u.TypeURL == xds.PodsType {
+				return c.workloads.apply(u)
+			}
+			return c.mirror.apply(u)
+		})
 	})
+	g.Go(func() error { return c.relay.Run(ctx, conn) })
+	g.Go(func() error { return c.workloads.run(ctx, peers.IssueWorkload) })
+	c.setPeers(peers)
+	defer c.setPeers(nil)
 	g.Go(func() error { return peers.Report(ctx, c.reports) })
 	g.Go(func() error {
-		timer := time.NewTimer(time.Until(c.identity.renewAt()))
-		defer timer.Stop()
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-timer.C:
-		}
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		if err := c.identity.renew(ctx, peers); err != nil {
+		if err := c.identity.Renew(ctx, peers.Renew); err != nil {
 			return err
 		}
 		return errAgain
@@ -200,6 +207,28 @@ func (c *conversation) converse(ctx context.Context, conn *grpc.ClientConn) erro
 	})
 	return g.Wait()
 }
+
+func (c *conversation) setPeers(p *peering.Agent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.peers = p
+}
+
+// paths asks the control plane how this node reaches a target.
+func (c *conversation) paths(ctx context.Context, target string) ([]peering.PathAnswer, error) {
+	c.mu.Lock()
+	peers := c.peers
+	c.mu.Unlock()
+	if peers == nil {
+		return nil, errAway
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return peers.Paths(ctx, target)
+}
+
+// errAway: there is no connection to the control plane now.
+var errAway = errors.New("the control plane is away")
 
 func (c *conversation) register(ctx context.Context, peers *peering.Agent, candidates []netip.AddrPort) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -299,8 +328,7 @@ func (c *conversation) status() ControlPlaneStatus {
 	defer c.mu.Unlock()
 	s := c.state
 	s.Address = c.opts.ControlPlane
-	if b := c.identity.good(); b != nil {
-		until := b.NotAfter()
+	if until, ok := c.identity.Until(); ok {
 		s.CertificateUntil = &until
 	}
 	return s

@@ -31,7 +31,16 @@ type loop struct {
 	kicked  chan struct{} // one slot: a tunnel has been down for a while
 	watched <-chan struct{}
 
-	mu sync.Mutex
+	due chan struct{} // one slot: what is refused may have to change
+
+	// What the loop's own goroutine knows of packets that are refused.
+	refused      []netip.Prefix
+	refusedKnown bool
+	// left are nodes that were peers: their endpoints are no longer direct.
+	left map[mesh.NodeID]bool
+
+	mu        sync.Mutex
+	refuseErr error
 	// applied is what the last round left behind, for status and the echo.
 	applied applied
 	// unsaved is why the peers could last not be written.
@@ -62,6 +71,9 @@ func (l *loop) run(ctx context.Context) error {
 			continue
 		case <-ctx.Done():
 			return nil
+		case <-l.due:
+			l.refuse(ctx)
+			continue
 		case <-l.mirror.changed:
 		case <-l.kicked:
 		case _, ok := <-l.watched:
@@ -73,6 +85,7 @@ func (l *loop) run(ctx context.Context) error {
 				}
 			}
 		case <-resync.C:
+			l.refusedKnown = false // somebody may have changed it
 		}
 		l.round(ctx)
 	}
@@ -102,6 +115,7 @@ func (l *loop) round(ctx context.Context) {
 	old := l.applied
 	l.applied = next
 	l.mu.Unlock()
+	l.refuse(ctx)
 	l.tell(old, next)
 	if next.complete && !old.complete {
 		l.save() // from here on the node can do without the control plane
@@ -143,6 +157,7 @@ func (l *loop) reconcile(ctx context.Context) (applied, error) {
 		return next, fmt.Errorf("the plan contradicts itself and is not applied: %w", err)
 	}
 
+	l.leave(ctx, next.plan)
 	// Addresses, then peers, then the routes to them: a packet finds its way only
 	// once someone takes it.
 	wgOps := wg.Diff(device, next.plan.device)
@@ -261,11 +276,13 @@ func (l *loop) onChange(changes []probe.Change) {
 	for _, c := range changes {
 		l.log.Info("tunnel", "peer", c.Node, "state", c.New.State, "reason", c.New.Reason, "was", c.Old.State, "wasReason", c.Old.Reason)
 		states[c.Node] = c.New
+		mark(l.due)
 		if c.New.State == mesh.Down {
 			time.AfterFunc(rotateAfter, func() { mark(l.kicked) })
 		}
 	}
 	l.reports.update(states)
+	l.demote()
 }
 
 // held is the prober's: the digest of what this node holds of the node with
@@ -360,8 +377,10 @@ func (l *loop) snapshot() applied {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.applied
-	if l.unsaved != nil {
-		a.problems = append(slices.Clone(a.problems), l.unsaved.Error())
+	for _, err := range []error{l.unsaved, l.refuseErr} {
+		if err != nil {
+			a.problems = append(slices.Clone(a.problems), err.Error())
+		}
 	}
 	a.plan.owner = maps.Clone(a.plan.owner)
 	return a

@@ -39,6 +39,9 @@ type Options struct {
 	Endpoints []netip.AddrPort
 	Route     route.Options
 
+	// ResetAfter is how long a tunnel is down before packets into it are refused,
+	// so that connections over it end; negative for never.
+	ResetAfter time.Duration
 	// Resync is how often the kernel is observed though nothing happened.
 	Resync  time.Duration
 	Version string
@@ -77,6 +80,13 @@ func (o Options) Validate() error {
 // AdminSocket is where the agent listens for the CLI.
 func (o Options) AdminSocket() string { return filepath.Join(o.RunDir, "agent.sock") }
 
+// XDSDir is the folder that pods see: the relay's socket, and how to use it.
+func (o Options) XDSDir() string { return filepath.Join(o.RunDir, "xds") }
+
+// WorkloadDir holds a folder for each pod of the node, with its certificate.
+func (o Options) WorkloadDir() string { return filepath.Join(o.StateDir, "workloads") }
+
+func (o Options) relayFile() string { return filepath.Join(o.StateDir, "relay.json") }
 func (o Options) keyFile() string   { return filepath.Join(o.StateDir, "wg.key") }
 func (o Options) peersFile() string { return filepath.Join(o.StateDir, "peers.json") }
 func (o Options) lockFile() string  { return filepath.Join(o.StateDir, "agent.lock") }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/flatmesh/flatmesh/pkg/mesh"
+	"github.com/flatmesh/flatmesh/pkg/xds/relay"
 )
 
 // Status is what `agent status` shows. Its JSON fields are stable.
@@ -27,6 +28,9 @@ type Status struct {
 	// Unrouted are prefixes of others that are not routed here, and why.
 	Unrouted  []Unrouted      `json:"unrouted"`
 	Conflicts []mesh.Conflict `json:"conflicts"`
+	// Relay serves this node's workloads; Workloads are their certificates.
+	Relay     relay.Status     `json:"relay"`
+	Workloads []WorkloadStatus `json:"workloads"`
 	// Problems are what the agent could not do, in words.
 	Problems []string `json:"problems"`
 }
