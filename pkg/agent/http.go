@@ -82,12 +82,16 @@ var (
 	descConflicts = prometheus.NewDesc("flatmesh_agent_conflicts", "Conflicts of address ranges that concern this node's cluster, by effect.", []string{"effect"}, nil)
 	descUnrouted  = prometheus.NewDesc("flatmesh_agent_unrouted_prefixes", "Prefixes of others that are not routed here, by reason.", []string{"reason"}, nil)
 	descProblems  = prometheus.NewDesc("flatmesh_agent_problems", "Things that the last round could not do.", nil, nil)
+	descClients   = prometheus.NewDesc("flatmesh_agent_xds_clients", "Workloads' xDS streams on this node, by kind of client.", []string{"kind"}, nil)
+	descResources = prometheus.NewDesc("flatmesh_agent_xds_resources", "Resources that this node's workloads subscribe to or have asked for, by kind of client, type and what the control plane says of them.", []string{"kind", "type", "answer"}, nil)
+	descNACKs     = prometheus.NewDesc("flatmesh_agent_xds_nacks_total", "Resources that workloads refused.", []string{"kind", "type"}, nil)
+	descDemoted   = prometheus.NewDesc("flatmesh_agent_xds_demoted_nodes", "Nodes whose pods are served through gateways because this node's tunnels to them cannot be used.", nil, nil)
 	descBytes     = prometheus.NewDesc("flatmesh_agent_tunnel_bytes_total", "Bytes that the tunnels of this node carried.", []string{"direction"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTunnels, descConnected, descConflicts, descUnrouted, descProblems, descBytes} {
+	for _, d := range []*prometheus.Desc{descTunnels, descConnected, descConflicts, descUnrouted, descProblems, descBytes, descClients, descResources, descNACKs, descDemoted} {
 		ch <- d
 	}
 }
@@ -128,6 +132,16 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for r, n := range unrouted {
 		gauge(descUnrouted, float64(n), string(r))
+	}
+	gauge(descDemoted, float64(len(s.Relay.Demoted)))
+	for _, k := range s.Relay.Kinds {
+		gauge(descClients, float64(k.Clients), string(k.Kind))
+		for _, t := range k.Types {
+			gauge(descResources, float64(t.Found), string(k.Kind), t.Type, "found")
+			gauge(descResources, float64(t.Missing), string(k.Kind), t.Type, "missing")
+			gauge(descResources, float64(t.Pending), string(k.Kind), t.Type, "pending")
+			ch <- prometheus.MustNewConstMetric(descNACKs, prometheus.CounterValue, float64(t.NACKs), string(k.Kind), t.Type)
+		}
 	}
 	ch <- prometheus.MustNewConstMetric(descBytes, prometheus.CounterValue, float64(rx), "received")
 	ch <- prometheus.MustNewConstMetric(descBytes, prometheus.CounterValue, float64(tx), "sent")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"time"
 
@@ -88,10 +89,15 @@ func serveHTTP(ctx context.Context, o Options, l *loop) error {
 		return fmt.Errorf("open the HTTP address (--http %s): %w", o.HTTP, err)
 	}
 	mux := observed(o, l)
-	// It tells of addresses and services, so it is for this host alone.
-	if a, ok := ln.Addr().(*net.TCPAddr); ok && a.IP.IsLoopback() {
-		mux.HandleFunc("GET /debug/path", func(w http.ResponseWriter, r *http.Request) { servePath(w, r, l) })
-	}
+	mux.HandleFunc("GET /debug/path", func(w http.ResponseWriter, r *http.Request) {
+		// It tells of addresses and services, so it is for this host alone, whatever
+		// address metrics are served on.
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !from.Addr().Unmap().IsLoopback() {
+			http.Error(w, "this is answered on the control plane's own host alone: ask 127.0.0.1, or use: controlplane path", http.StatusForbidden)
+			return
+		}
+		servePath(w, r, l)
+	})
 	return serve(ctx, ln, mux)
 }
 

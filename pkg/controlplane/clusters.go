@@ -30,6 +30,10 @@ type cluster struct {
 	// objects are all others that the source has, index what they say.
 	objects objects
 	index   *source.Index
+	// restored is what an earlier run knew of the cluster's services, while its
+	// source has not spoken; restoredSince is when that was found suspicious.
+	restored      *clusterDetails
+	restoredSince time.Time
 	// invalid says why nodes of the source are not taken, by name.
 	invalid map[string]error
 }
@@ -112,6 +116,7 @@ func (l *loop) takeUpdate(u source.Update) {
 		}
 	}
 	l.takeObjects(c, others, u.Full, false)
+	l.heard(c, false)
 	errs := []error{u.Err}
 	for _, name := range slices.Sorted(maps.Keys(c.invalid)) {
 		errs = append(errs, c.invalid[name])

@@ -35,7 +35,7 @@ func (l *loop) gateways() []mesh.Gateway {
 	var out []mesh.Gateway
 	now := l.now()
 	for _, c := range l.clusters {
-		for _, g := range c.index.Gateways() {
+		for _, g := range c.gateways() {
 			spoken, live := false, false
 			for id, s := range l.gatewayStates {
 				if id.cluster == g.Cluster && slices.Contains(s.addrs, g.Addr) {

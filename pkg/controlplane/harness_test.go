@@ -58,7 +58,7 @@ func newPlane(t *testing.T, change ...func(*Options)) *plane {
 		t: t, path: filepath.Join(t.TempDir(), "state.db"), folders: map[string]*folder{},
 		clock: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC),
 		options: Options{
-			Mesh: "test", RemovalHold: testHold, Log: slog.New(slog.DiscardHandler),
+			Mesh: "test", StateDir: t.TempDir(), RemovalHold: testHold, Log: slog.New(slog.DiscardHandler),
 			TunnelRanges: []netip.Prefix{netip.MustParsePrefix("198.19.0.0/16"), netip.MustParsePrefix("fd19::/64")},
 		},
 	}

@@ -57,6 +57,7 @@ type loop struct {
 	catalog   *view.Catalog
 	stale     map[mesh.ServiceName]struct{}
 	begun     bool // the catalog has been told everything once
+	unwritten bool // services have changed since they were written
 	stalePods map[mesh.NodeID]struct{}
 	// awaited are nodes whose first report is waited for.
 	awaited       map[mesh.NodeID]bool

@@ -133,11 +133,12 @@ func (l *loop) applied(c *cluster, dirty source.Dirty) {
 		l.stalePods[mesh.NodeID{Cluster: c.decl.Name, Name: n}] = struct{}{}
 	}
 	l.dirty = l.dirty || dirty.Gateways
+	l.unwritten = l.unwritten || dirty.Gateways
 }
 
 // dropObjects ends a cluster's services.
 func (l *loop) dropObjects(c *cluster) {
-	for _, s := range c.index.Services() {
+	for s := range c.details().Services {
 		l.stale[s] = struct{}{}
 	}
 }

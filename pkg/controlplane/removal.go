@@ -70,6 +70,9 @@ func (l *loop) releaseHeld() {
 		if !c.objects.since.IsZero() && l.now().Sub(c.objects.since) >= l.hold {
 			l.takeObjects(c, nil, false, true)
 		}
+		if !c.restoredSince.IsZero() {
+			l.heard(c, false)
+		}
 		if c.gone && len(c.nodes) == 0 && l.renamed(c) {
 			l.removeCluster(c)
 			ended = true
@@ -117,6 +120,7 @@ func (l *loop) confirm(name string) ([]string, error) {
 	gone := c.held()
 	l.dropNodes(c, gone)
 	l.takeObjects(c, nil, false, true)
+	l.heard(c, true)
 	if c.gone {
 		l.removeCluster(c)
 		l.promote()

@@ -148,6 +148,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	o.Log.Info("control plane runs", "mesh", o.Mesh, "version", o.Version, "listen", ln.Addr(), "tunnelRanges", o.TunnelRanges)
 	g.Go(func() error { l.run(ctx); return nil })
+	g.Go(func() error { l.keepSnapshot(ctx, snapshotFile(o.StateDir)); return nil })
 	g.Go(func() error { return admin(ctx) })
 	g.Go(func() error { return serveHTTP(ctx, o, l) })
 	g.Go(func() error {
@@ -212,6 +213,13 @@ func newLoop(ctx context.Context, o Options, st *store.Store) (*loop, error) {
 	}
 	for _, c := range snap.Clusters {
 		l.clusters[c.Name] = newCluster(c, l.services)
+	}
+	services, err := readSnapshot(snapshotFile(o.StateDir))
+	if err != nil {
+		o.Log.Error("the services kept on disk are left; those of a source that is away are not served until it is back", "err", err)
+	}
+	for name, c := range l.clusters {
+		l.restoreServices(c, services.Clusters[name])
 	}
 	for _, n := range snap.Nodes {
 		if c := l.clusters[n.ID.Cluster]; c != nil {

@@ -23,6 +23,7 @@ func (l *loop) publishServices() {
 			changed[name] = l.service(name)
 		}
 		clear(l.stale)
+		l.unwritten = true
 		l.catalog.SetServices(changed)
 	}
 	if l.dirty {
@@ -42,7 +43,7 @@ func (l *loop) publishServices() {
 func (l *loop) service(name mesh.ServiceName) *mesh.Service {
 	s := &mesh.Service{Name: name}
 	for _, cluster := range slices.Sorted(maps.Keys(l.clusters)) {
-		if p, ok := l.clusters[cluster].index.Part(name); ok {
+		if p, ok := l.clusters[cluster].part(name); ok {
 			s.Parts = append(s.Parts, p)
 		}
 	}

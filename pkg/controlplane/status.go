@@ -149,7 +149,7 @@ func (l *loop) clusterStatus(c *cluster) ClusterStatus {
 		}
 		s.Objects[string(source.Kind(k.Kind))]++
 	}
-	s.Services, s.Gateways = len(c.index.Services()), []mesh.Gateway{}
+	s.Services, s.Gateways = len(c.details().Services), []mesh.Gateway{}
 	for _, g := range l.topology.Gateways {
 		if g.Cluster == c.decl.Name {
 			s.Gateways = append(s.Gateways, g)
@@ -158,6 +158,10 @@ func (l *loop) clusterStatus(c *cluster) ClusterStatus {
 	if since := c.objects.since; !since.IsZero() {
 		until := since.Add(l.hold)
 		s.Withheld, s.WithheldUntil = len(c.objects.withheld), &until
+	}
+	if since := c.restoredSince; !since.IsZero() {
+		until := since.Add(l.hold)
+		s.Withheld, s.WithheldUntil = len(c.restored.Services), &until
 	}
 	problems := c.index.AllProblems()
 	for _, p := range problems[:min(len(problems), maxProblems)] {

@@ -3,6 +3,7 @@ package xds
 import (
 	"cmp"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -37,7 +38,12 @@ type index struct {
 type shard struct {
 	mu     sync.Mutex
 	topics map[topic]*followers
+	peak   int // the most topics since the map was made
 }
+
+// roomy reports whether something made for as many is kept by too few to be
+// worth its memory: what a crowd needed does not stay when it is gone.
+func roomy(made, kept int) bool { return made > 128 && kept < made/8 }
 
 // followers are the watches of a topic, in the order of their ids: a fourth of
 // what a map would take, where thousands of clients subscribe to a thousand names.
@@ -73,6 +79,7 @@ func (x *index) add(t topic, w *watch) bool {
 	if f == nil {
 		f = &followers{key: t.key}
 		s.topics[t] = f
+		s.peak = max(s.peak, len(s.topics))
 	}
 	i, there := f.find(w)
 	if !there {
@@ -91,8 +98,17 @@ func (x *index) remove(t topic, w *watch) {
 	if i, there := f.find(w); there {
 		f.watches = slices.Delete(f.watches, i, i+1)
 	}
-	if len(f.watches) == 0 {
-		delete(s.topics, t)
+	if roomy(cap(f.watches), len(f.watches)) {
+		f.watches = slices.Clone(f.watches)
+	}
+	if len(f.watches) > 0 {
+		return
+	}
+	delete(s.topics, t)
+	if roomy(s.peak, len(s.topics)) {
+		topics := make(map[topic]*followers, len(s.topics))
+		maps.Copy(topics, s.topics)
+		s.topics, s.peak = topics, len(topics)
 	}
 }
 

@@ -125,7 +125,7 @@ func (c *controlPlane) up() {
 	}))
 	discovery.RegisterAggregatedDiscoveryServiceServer(gs, server)
 	go func() {
-		if err := gs.Serve(l); err != nil {
+		if err := gs.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			c.t.Error(err)
 		}
 	}()
@@ -346,7 +346,7 @@ func newBackend(t testing.TB, id string) *backend {
 	gs := grpc.NewServer()
 	healthpb.RegisterHealthServer(gs, b)
 	go func() {
-		if err := gs.Serve(l); err != nil {
+		if err := gs.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			t.Error(err)
 		}
 	}()
