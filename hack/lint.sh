@@ -92,7 +92,7 @@ check_shell() {
 	shellcheck -x hack/*.sh .ci/run
 }
 
-# The generated code in api/ is what its .proto files say. Which protoc made it is
+# The generated code is what its .proto files say. Which protoc made it is
 # written into it and does not matter.
 check_generated() {
 	if ! have protoc; then
@@ -100,11 +100,12 @@ check_generated() {
 		return
 	fi
 	mkdir "$tmp/tree"
-	cp -r api go.mod go.sum "$tmp/tree/"
-	mkdir "$tmp/tree/hack"
-	cp hack/generate.sh "$tmp/tree/hack/"
+	cp -r --parents api hack/meshecho/v1 hack/generate.sh go.mod go.sum "$tmp/tree/"
 	"$tmp/tree/hack/generate.sh"
-	diff -r -I '^//.*protoc' api "$tmp/tree/api" || fail "the generated code is not that of the .proto files: run make generate"
+	local dir
+	for dir in api hack/meshecho/v1; do
+		diff -r -I '^//.*protoc' "$dir" "$tmp/tree/$dir" || fail "the generated code in $dir is not that of the .proto files: run make generate"
+	done
 }
 
 check_modules() {

@@ -9,8 +9,8 @@ import (
 func (a *app) addCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "add",
-		Short:   "Add clusters or a node to a lab",
-		Example: "  lab add cluster -f more.yaml\n  lab add node east",
+		Short:   "Add clusters, a node, a gateway or a service to a lab",
+		Example: "  lab add cluster -f more.yaml\n  lab add node east\n  lab add service shop --port 80",
 	}
 	var file string
 	cluster := &cobra.Command{
@@ -60,14 +60,31 @@ does not wait for their tunnels; "lab status" shows how they come up.`,
 			progress("node %s added", host)
 			return nil
 		},
-	})
+	}, &cobra.Command{
+		Use:     "gateway CLUSTER[/NAME]",
+		Short:   "Add a gateway, the next one unless named",
+		Example: "  lab add gateway east\n  lab add gateway east/gw3",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.open()
+			if err != nil {
+				return err
+			}
+			host, err := l.AddGateway(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			progress("%s added", host)
+			return nil
+		},
+	}, a.addServiceCommand())
 	return cmd
 }
 
 func (a *app) removeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "remove",
-		Short:   "Remove a cluster or a node from a lab",
+		Short:   "Remove a cluster, a node, a gateway or a service from a lab",
 		Example: "  lab remove cluster west\n  lab remove node east/n2",
 	}
 	cmd.AddCommand(&cobra.Command{
@@ -93,6 +110,30 @@ func (a *app) removeCommand() *cobra.Command {
 				return err
 			}
 			return l.RemoveNode(cmd.Context(), args[0])
+		},
+	}, &cobra.Command{
+		Use:     "gateway CLUSTER/NAME",
+		Short:   "Remove a gateway once its process has ended",
+		Example: "  lab remove gateway east/gw1",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.open()
+			if err != nil {
+				return err
+			}
+			return l.RemoveGateway(cmd.Context(), args[0])
+		},
+	}, &cobra.Command{
+		Use:     "service [NAMESPACE/]NAME",
+		Short:   "Remove a service from all clusters",
+		Example: "  lab remove service echo",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.open()
+			if err != nil {
+				return err
+			}
+			return l.RemoveService(cmd.Context(), args[0])
 		},
 	})
 	return cmd

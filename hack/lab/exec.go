@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -17,9 +16,12 @@ func (a *app) execCommand() *cobra.Command {
 		Use:   "exec HOST -- COMMAND [ARG…]",
 		Short: "Run a command in a host",
 		Long: `exec runs a command in a host: in its network, and with its own /run/flatmesh,
-/run/wireguard and /var/lib/flatmesh. The programs agent, controlplane and lab
-are on its path. The exit code is the command's.`,
-		Example: `  lab exec east/n1/p1 -- lab call http://10.2.0.2:8080
+/run/wireguard and /var/lib/flatmesh. A pod sees its node's /run/flatmesh/xds, its
+certificate in /run/secrets/flatmesh.io, and the environment that gRPC's xDS
+clients need. The programs of the lab are on its path. The exit code is the
+command's.`,
+		Example: `  lab exec east/n1/p1 -- meshecho call xds:///echo.demo:80
+  lab exec east/n1/p1 -- lab call http://10.2.0.2:8080
   lab exec east/n1 -- agent status
   lab exec router/east -- sh`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -81,28 +83,4 @@ func (a *app) logsCommand() *cobra.Command {
 			return nil
 		},
 	}
-}
-
-func (a *app) podCommand() *cobra.Command {
-	var self lab.Answer
-	var readyFD int
-	cmd := &cobra.Command{
-		Use:    "pod",
-		Short:  "Be the server in a pod",
-		Args:   cobra.NoArgs,
-		Hidden: true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			var ready io.WriteCloser
-			if readyFD > 0 {
-				ready = os.NewFile(uintptr(readyFD), "ready")
-			}
-			return lab.ServePod(cmd.Context(), self, ready)
-		},
-	}
-	f := cmd.Flags()
-	f.StringVar(&self.Pod, "pod", "", "the pod's host name")
-	f.StringVar(&self.Node, "node", "", "its node's host name")
-	f.StringVar(&self.Cluster, "cluster", "", "its cluster")
-	f.IntVar(&readyFD, "ready-fd", 0, "descriptor to write to once it listens")
-	return cmd
 }

@@ -12,17 +12,18 @@ import (
 func (a *app) cutCommand() *cobra.Command {
 	return a.pairCommand(&cobra.Command{
 		Use:   "cut A B",
-		Short: "Drop UDP between two nodes in the underlay",
-		Long: `cut drops UDP between two nodes in the underlay, and so any tunnel between them.
-The rules are in a router; restarts of agents do not matter to them.`,
-		Example: "  lab cut east/n1 west/n1\n  lab cut --one-way east/n1 west/n1",
+		Short: "Drop packets between two nodes, or a node and a gateway",
+		Long: `cut drops UDP between two nodes in the underlay, and so any tunnel between them;
+where one of the two is a gateway, it drops everything between them. The rules are
+in a router; restarts of agents do not matter to them.`,
+		Example: "  lab cut east/n1 west/n1\n  lab cut --one-way east/n1 west/n1\n  lab cut east/n1 gateway/west/gw1",
 	}, (*lab.Lab).Cut)
 }
 
 func (a *app) healCommand() *cobra.Command {
 	return a.pairCommand(&cobra.Command{
 		Use:     "heal A B",
-		Short:   "Take back what cut did between two nodes",
+		Short:   "Take back what cut did between two hosts",
 		Example: "  lab heal east/n1 west/n1",
 	}, (*lab.Lab).Heal)
 }
@@ -51,9 +52,9 @@ func (a *app) restartCommand() *cobra.Command {
 
 func (a *app) processCommand(verb, short string, do func(l *lab.Lab, ctx context.Context, process, host string) error) *cobra.Command {
 	return &cobra.Command{
-		Use:   verb + " agent NODE | device NODE | controlplane",
+		Use:   verb + " agent NODE | device NODE | pod POD | gateway GATEWAY | controlplane",
 		Short: short,
-		Example: fmt.Sprintf("  lab %[1]s agent east/n1\n  lab %[1]s device east/n1\n  lab %[1]s controlplane",
+		Example: fmt.Sprintf("  lab %[1]s agent east/n1\n  lab %[1]s pod east/n1/p1\n  lab %[1]s gateway gateway/east/gw1\n  lab %[1]s controlplane",
 			verb),
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -62,7 +63,7 @@ func (a *app) processCommand(verb, short string, do func(l *lab.Lab, ctx context
 			case wantsHost && len(args) == 2:
 				host = args[1]
 			case wantsHost:
-				return fmt.Errorf("say of which node: lab %s %s CLUSTER/NODE", verb, args[0])
+				return fmt.Errorf("say of which host: lab %s %s HOST", verb, args[0])
 			case len(args) == 2:
 				return fmt.Errorf("there is one control plane: lab %s controlplane", verb)
 			}

@@ -93,13 +93,13 @@ or a tunnel that should be up is not.`,
 
 func summary(w io.Writer, s lab.Status) error {
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(tw, "CLUSTER\tNETWORK\tPOD RANGES\tNODES\tAGENTS\tPODS\tNAT\tMTU")
+	fmt.Fprintln(tw, "CLUSTER\tNETWORK\tPOD RANGES\tNODES\tAGENTS\tPODS\tGATEWAYS\tNAT\tMTU")
 	for _, c := range s.Clusters {
 		nat := "-"
 		if c.NAT {
 			nat = "yes"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%d\t%s\t%d\n", c.Name, c.Network, join(c.PodCIDRs), c.Nodes, c.AgentsAlive, c.Nodes*c.PodsPerNode, nat, c.MTU)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\n", c.Name, c.Network, join(c.PodCIDRs), c.Nodes, c.AgentsAlive, c.Nodes*c.PodsPerNode, c.Gateways, nat, c.MTU)
 	}
 	if err := tw.Flush(); err != nil {
 		return err

@@ -67,12 +67,12 @@ func newRoot() *cobra.Command {
 		Use:   "lab",
 		Short: "Clusters of nodes and pods on this machine, joined by flatmesh",
 		Long: `lab makes clusters of nodes and pods out of network namespaces on this machine,
-joins them by an underlay of routers, and runs flatmesh's agents and control
-plane in them. It needs root and Linux; the programs agent and controlplane are
-expected beside it.
+joins them by an underlay of routers, and runs flatmesh's agents, gateways and
+control plane in them. It needs root and Linux; the programs agent, controlplane,
+gateway and meshecho are expected beside it.
 
-Hosts are called CLUSTER/NODE, CLUSTER/NODE/POD, router/NETWORK, core and
-controlplane. "lab ls" lists them; "ip netns exec NAMESPACE" works as well as
+Hosts are called CLUSTER/NODE, CLUSTER/NODE/POD, gateway/CLUSTER/NAME,
+router/NETWORK, core and controlplane. "lab ls" lists them; "ip netns exec NAMESPACE" works as well as
 "lab exec", which also shows a host's own /run/flatmesh and /run/wireguard.
 
 Exit codes: 0 good, 1 a check found something wrong, 2 bad usage or could not
@@ -92,8 +92,8 @@ run. "lab exec" passes on the code of its command.`,
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		a.upCommand(), a.downCommand(), a.listCommand(), a.statusCommand(),
-		a.execCommand(), a.logsCommand(), a.callCommand(), a.podCommand(),
-		a.cutCommand(), a.healCommand(), a.addCommand(), a.removeCommand(),
+		a.execCommand(), a.logsCommand(), a.callCommand(),
+		a.cutCommand(), a.healCommand(), a.addCommand(), a.removeCommand(), a.readyCommand(),
 		a.killCommand(), a.restartCommand(), versionCommand(),
 	)
 	return root

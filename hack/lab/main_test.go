@@ -42,8 +42,10 @@ func TestBadUsage(t *testing.T) {
 		{"ls --name no-such-lab", "no lab no-such-lab"},
 		{"exec east/n1 true", "lab exec HOST -- COMMAND"},
 		{"cut a/n1", "2 arg"},
-		{"kill agent", "lab kill agent CLUSTER/NODE"},
+		{"kill agent", "lab kill agent HOST"},
 		{"kill controlplane east", "there is one control plane"},
+		{"add service echo --port 80:x", "want PORT or PORT:TARGET"},
+		{"ready east/n1/p1 perhaps", "want true or false"},
 		{"call --count 0 http://192.0.2.1", "count of at least 1"},
 	} {
 		var stdout, stderr bytes.Buffer

@@ -47,7 +47,7 @@ all that it made.`,
 	f.DurationVar(&o.Wait, "wait", time.Minute, "how long to wait until all is up; 0 returns at once")
 	f.BoolVar(&o.Keep, "keep", false, "leave the lab running when not all came up in time")
 	f.BoolVar(&o.NoAgents, "no-agents", false, "hosts and pods alone, without control plane and agents")
-	f.StringVar(&bin, "bin", "", "folder with the programs agent, controlplane and lab (default: that of this program)")
+	f.StringVar(&bin, "bin", "", "folder with the programs agent, controlplane, gateway, lab and meshecho (default: that of this program)")
 	return cmd
 }
 

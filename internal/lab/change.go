@@ -15,9 +15,14 @@ import (
 const cleanTime = 30 * time.Second
 
 // AddClusters adds those clusters of t that the lab does not have, and returns
-// their names.
+// their names. Services must be those of the lab: AddService comes first.
 func (l *Lab) AddClusters(ctx context.Context, t Topology) (added []string, err error) {
 	return added, l.change(ctx, func(s *state) error {
+		for _, sv := range t.complete().Services {
+			if !slices.ContainsFunc(s.Services, func(o serviceState) bool { return o.id() == sv.id() }) {
+				return fmt.Errorf("the lab has no service %v: add it before the cluster (see `lab add service`)", sv.id())
+			}
+		}
 		for _, c := range t.Clusters {
 			if _, err := s.cluster(c.Name); err != nil {
 				if err := s.add(c); err != nil {
@@ -28,7 +33,7 @@ func (l *Lab) AddClusters(ctx context.Context, t Topology) (added []string, err 
 		}
 		err := s.topology().Validate()
 		if err == nil {
-			err = checkIPv6(s.topology())
+			err = errors.Join(checkIPv6(s.topology()), checkPrograms(s.topology(), s.Bin, s.NoAgents))
 		}
 		if err == nil {
 			err = s.save()
@@ -79,6 +84,9 @@ func (l *Lab) dropClusters(ctx context.Context, s *state, names []string) error 
 			return err
 		}
 		errs = append(errs, os.RemoveAll(clusterDir(s.Name, name)))
+		for _, g := range c.gateways() {
+			errs = append(errs, s.dropGateway(ctx, g))
+		}
 		for _, n := range c.nodes() {
 			errs = append(errs, s.dropNode(ctx, n))
 		}
@@ -121,8 +129,9 @@ func (l *Lab) AddNode(ctx context.Context, name string) (host string, err error)
 		c := n.cluster
 		c.Numbers = append(c.Numbers, n.number)
 		slices.Sort(c.Numbers)
+		s.addPods(n)
 		if err = s.save(); err == nil {
-			err = s.writeNodes(c)
+			err = s.writeObjects(c)
 		}
 		if err == nil {
 			err = l.raiseNodes(ctx, s, []node{n})
@@ -183,13 +192,14 @@ func (l *Lab) RemoveNode(ctx context.Context, name string) error {
 func (l *Lab) forgetNode(ctx context.Context, s *state, n node) error {
 	c := n.cluster
 	c.Numbers = slices.DeleteFunc(slices.Clone(c.Numbers), func(k int) bool { return k == n.number })
-	return errors.Join(s.writeNodes(c), s.dropNode(ctx, n), os.RemoveAll(hostDir(s.Name, n.id().String())),
+	s.dropPods(n)
+	return errors.Join(s.writeObjects(c), s.dropNode(ctx, n), os.RemoveAll(hostDir(s.Name, n.id().String())),
 		s.save(), l.settle(ctx, s, c.Name))
 }
 
 // dropNode removes a node and its pods from the machine.
 func (s *state) dropNode(ctx context.Context, n node) error {
-	errs := []error{s.healAll(n)}
+	errs := []error{s.healAll(n.id().String())}
 	hs := s.nodeHosts(n)
 	slices.Reverse(hs)
 	for _, h := range hs {

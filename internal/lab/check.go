@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // checkMachine says in a sentence each what this machine lacks.
@@ -12,9 +13,24 @@ func checkMachine(t Topology, bin string, noAgents bool) error {
 	if err := checkRoot(); err != nil {
 		return err
 	}
-	programs := []string{"lab"}
+	errs := []error{checkPrograms(t, bin, noAgents)}
+	if _, err := os.Stat("/proc/self/ns/net"); err != nil {
+		errs = append(errs, errors.New("the kernel has no network namespaces (CONFIG_NET_NS)"))
+	}
+	if _, err := os.Stat("/dev/net/tun"); err != nil && !noAgents {
+		errs = append(errs, errors.New("there is no /dev/net/tun, which WireGuard in userspace needs (try: modprobe tun)"))
+	}
+	return errors.Join(append(errs, checkIPv6(t))...)
+}
+
+// checkPrograms looks for what the topology's hosts will run.
+func checkPrograms(t Topology, bin string, noAgents bool) error {
+	programs := []string{"lab", "meshecho"}
 	if !noAgents {
 		programs = append(programs, "agent", "controlplane")
+		if slices.ContainsFunc(t.Clusters, func(c Cluster) bool { return c.Gateways > 0 }) {
+			programs = append(programs, "gateway")
+		}
 	}
 	var errs []error
 	for _, p := range programs {
@@ -23,13 +39,7 @@ func checkMachine(t Topology, bin string, noAgents bool) error {
 			errs = append(errs, fmt.Errorf("there is no program %s (build it with `make build`, or give its folder with --bin)", path))
 		}
 	}
-	if _, err := os.Stat("/proc/self/ns/net"); err != nil {
-		errs = append(errs, errors.New("the kernel has no network namespaces (CONFIG_NET_NS)"))
-	}
-	if _, err := os.Stat("/dev/net/tun"); err != nil && !noAgents {
-		errs = append(errs, errors.New("there is no /dev/net/tun, which WireGuard in userspace needs (try: modprobe tun)"))
-	}
-	return errors.Join(append(errs, checkIPv6(t))...)
+	return errors.Join(errs...)
 }
 
 func checkRoot() error {

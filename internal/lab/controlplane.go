@@ -44,6 +44,10 @@ type MeshStatus struct {
 // MeshCluster is a cluster that the control plane knows.
 type MeshCluster struct {
 	Name string `json:"name"`
+	// Objects counts the Kubernetes objects in force by kind, nodes aside; Withheld
+	// are those whose removal is not in force yet.
+	Objects  map[string]int `json:"objects"`
+	Withheld int            `json:"withheld"`
 }
 
 // AllUp reports whether every node is registered and every tunnel up that
@@ -147,12 +151,14 @@ func (s *state) checkRunning(hs []Host) error {
 func (s *state) expected(h Host) []string {
 	switch {
 	case h.Kind == KindPod:
-		return []string{podProcess}
+		return []string{Pod}
 	case s.NoAgents:
 	case h.Kind == KindNode:
 		return []string{Agent}
 	case h.Kind == KindControlPlane:
 		return []string{ControlPlane}
+	case h.Kind == KindGateway:
+		return []string{Gateway}
 	}
 	return nil
 }
@@ -180,10 +186,11 @@ func (s *state) withProcesses(hs []Host) ([]Host, error) {
 	return hs, nil
 }
 
-// controlPlaneFor returns the control plane's address in a family of the node's.
-func (s *state) controlPlaneFor(n node) string {
+// controlPlaneFor returns the control plane's address in a family that the host
+// of those addresses has.
+func controlPlaneFor(host []netip.Addr) string {
 	a := controlPlaneAddrs[0]
-	if n.addrs()[0].Is6() {
+	if host[0].Is6() {
 		a = controlPlaneAddrs[1]
 	}
 	return netip.AddrPortFrom(a, controlPlanePort).String()
@@ -191,15 +198,16 @@ func (s *state) controlPlaneFor(n node) string {
 
 func tokenPath(lab, cluster string) string { return filepath.Join(labDir(lab), "token", cluster) }
 
-// makeToken has the control plane make a join token for a cluster's nodes. A
-// control plane that has just been started may need a moment before it can.
-func (l *Lab) makeToken(ctx context.Context, s *state, cluster string) error {
+// makeToken has the control plane make a join token for whoever args say, and
+// writes it to a file. A control plane that has just been started may need a
+// moment before it can.
+func (l *Lab) makeToken(ctx context.Context, s *state, path string, args ...string) error {
+	args = append([]string{"controlplane", "token", "create", "--state-dir", cpStatePath}, args...)
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		out, err := l.Exec(ctx, string(KindControlPlane), "controlplane", "token", "create", "--state-dir", cpStatePath, "--cluster", cluster)
+		out, err := l.Exec(ctx, string(KindControlPlane), args...)
 		if token := bytes.TrimSpace(out); err == nil && len(token) > 0 {
-			path := tokenPath(l.name, cluster)
 			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 				return err
 			}
@@ -210,7 +218,7 @@ func (l *Lab) makeToken(ctx context.Context, s *state, cluster string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("make a token for cluster %s: %w", cluster, context.Cause(ctx)), err)
+			return errors.Join(fmt.Errorf("make token %s: %w", path, context.Cause(ctx)), err)
 		case <-tick.C:
 		}
 	}
@@ -231,17 +239,15 @@ func (l *Lab) settle(ctx context.Context, s *state, cluster string) error {
 		l.log("the control plane does not run; when it does, run there: controlplane confirm %s", cluster)
 		return nil
 	}
-	_, err = s.cluster(cluster)
-	removed := err != nil
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	for tick := time.NewTicker(50 * time.Millisecond); ; {
 		m, err := l.Mesh(ctx)
-		known := slices.ContainsFunc(m.Clusters, func(c MeshCluster) bool { return c.Name == cluster })
-		if err == nil && m.Nodes.Total == s.nodeCount() && !(known && removed) {
+		i := slices.IndexFunc(m.Clusters, func(c MeshCluster) bool { return c.Name == cluster })
+		if err == nil && m.Nodes.Total == s.nodeCount() && (i < 0 || s.settled(m.Clusters[i])) {
 			return nil
 		}
-		if err == nil && known {
+		if err == nil && i >= 0 {
 			_, err = l.Exec(ctx, string(KindControlPlane), "controlplane", "confirm", cluster, "--state-dir", cpStatePath)
 		}
 		select {
@@ -250,4 +256,23 @@ func (l *Lab) settle(ctx context.Context, s *state, cluster string) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// settled reports whether the control plane has a cluster's services as they are
+// in its folder.
+func (s *state) settled(m MeshCluster) bool {
+	c, err := s.cluster(m.Name)
+	if err != nil {
+		return false
+	}
+	services := 0
+	for _, sv := range s.Services {
+		if sv.in(c.Name) {
+			services++
+		}
+	}
+	if len(c.GatewayNumbers) > 0 {
+		services++
+	}
+	return m.Withheld == 0 && m.Objects["Service"] == services
 }

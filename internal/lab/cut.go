@@ -12,9 +12,11 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
+
+	"github.com/flatmesh/flatmesh/pkg/mesh"
 )
 
-// Direction is a way through the underlay from one node to another.
+// Direction is a way through the underlay from one node or gateway to another.
 type Direction struct {
 	From string `json:"from"`
 	To   string `json:"to"`
@@ -33,13 +35,39 @@ func parseComment(s string) (Direction, bool) {
 	return Direction{f[1], f[2]}, true
 }
 
-// Cut drops UDP between nodes a and b (CLUSTER/NODE) in the underlay; with
-// oneWay only that from a to b. What is cut already stays cut. The rules are in
-// a router, so they outlive agents.
+// site is a host of the underlay between which cuts are.
+type site struct {
+	name    string
+	cluster *clusterState
+	addrs   []netip.Addr
+	gateway bool
+}
+
+func (n node) site() site { return site{n.id().String(), n.cluster, n.addrs(), false} }
+
+func (s *state) site(name string) (site, error) {
+	if strings.HasPrefix(name, string(KindGateway)+"/") {
+		g, err := s.gateway(name)
+		if err != nil {
+			return site{}, err
+		}
+		return site{g.host(), g.cluster, g.addrs(), true}, nil
+	}
+	n, err := s.node(name)
+	if err != nil {
+		return site{}, err
+	}
+	return n.site(), nil
+}
+
+// Cut drops packets between a and b in the underlay; with oneWay only those from
+// a to b. Between two nodes (CLUSTER/NODE) it drops UDP, and so their tunnel; with
+// a gateway (gateway/CLUSTER/NAME), everything. What is cut already stays cut. The
+// rules are in a router, so they outlive agents.
 func (l *Lab) Cut(ctx context.Context, a, b string, oneWay bool) error {
-	return l.faults(ctx, a, b, oneWay, func(f *forward, d Direction, from, to node) {
+	return l.faults(ctx, a, b, oneWay, func(f *forward, d Direction, from, to site) {
 		if len(f.rules[d]) == 0 {
-			f.drop(d, from.addrs(), to.addrs())
+			f.drop(d, from, to)
 		}
 	})
 }
@@ -47,16 +75,16 @@ func (l *Lab) Cut(ctx context.Context, a, b string, oneWay bool) error {
 // Heal takes back what Cut did between a and b, with oneWay only from a to b.
 // Healing what is not cut is no error.
 func (l *Lab) Heal(ctx context.Context, a, b string, oneWay bool) error {
-	return l.faults(ctx, a, b, oneWay, func(f *forward, d Direction, _, _ node) { f.restore(d) })
+	return l.faults(ctx, a, b, oneWay, func(f *forward, d Direction, _, _ site) { f.restore(d) })
 }
 
-func (l *Lab) faults(ctx context.Context, a, b string, oneWay bool, change func(*forward, Direction, node, node)) error {
+func (l *Lab) faults(ctx context.Context, a, b string, oneWay bool, change func(*forward, Direction, site, site)) error {
 	return l.change(ctx, func(s *state) error {
-		from, err := s.node(a)
+		from, err := s.site(a)
 		if err != nil {
 			return err
 		}
-		to, err := s.node(b)
+		to, err := s.site(b)
 		if err != nil {
 			return err
 		}
@@ -69,7 +97,7 @@ func (l *Lab) faults(ctx context.Context, a, b string, oneWay bool, change func(
 			return err
 		}
 		defer f.ns.close()
-		d := Direction{from.id().String(), to.id().String()}
+		d := Direction{from.name, to.name}
 		change(f, d, from, to)
 		if !oneWay {
 			change(f, d.back(), to, from)
@@ -81,15 +109,15 @@ func (l *Lab) faults(ctx context.Context, a, b string, oneWay bool, change func(
 // cutAt says in whose router to drop, the same for both directions, so that heal
 // finds what cut did. All packets between the two pass both routers, but beyond
 // a NAT a node's own address is not to be seen.
-func cutAt(a, b node) (node, error) {
+func cutAt(a, b site) (site, error) {
 	switch {
-	case a.id() == b.id():
-		return node{}, fmt.Errorf("%s and %s are the same node", a.id(), b.id())
+	case a.name == b.name:
+		return site{}, fmt.Errorf("%s and %s are the same host", a.name, b.name)
 	case a.cluster.NAT && b.cluster.NAT && a.cluster != b.cluster:
-		return node{}, fmt.Errorf("%s and %s are each behind a NAT: no router sees the addresses of both, so there is no telling which packets are theirs", a.id(), b.id())
+		return site{}, fmt.Errorf("%s and %s are each behind a NAT: no router sees the addresses of both, so there is no telling which packets are theirs", a.name, b.name)
 	case a.cluster.NAT:
 		return a, nil
-	case b.cluster.NAT || b.id().Compare(a.id()) < 0:
+	case b.cluster.NAT || b.name < a.name:
 		return b, nil
 	default:
 		return a, nil
@@ -134,35 +162,27 @@ func openForward(router string) (*forward, error) {
 	return f, nil
 }
 
-// drop adds a rule for each family that the two nodes share.
-func (f *forward) drop(d Direction, from, to []netip.Addr) {
+// drop adds a rule for each family that the two share.
+func (f *forward) drop(d Direction, from, to site) {
 	table(f.conn)
 	f.conn.AddChain(f.chain)
-	for _, src := range from {
-		i := slices.IndexFunc(to, func(a netip.Addr) bool { return a.Is4() == src.Is4() })
+	for _, src := range from.addrs {
+		i := slices.IndexFunc(to.addrs, func(a netip.Addr) bool { return a.Is4() == src.Is4() })
 		if i < 0 {
 			continue
 		}
-		proto, offset := byte(unix.NFPROTO_IPV4), uint32(12) // RFC 791, section 3.1
-		if src.Is6() {
-			proto, offset = unix.NFPROTO_IPV6, 8 // RFC 8200, section 3
+		l := layoutOf(src)
+		exprs := family(l.proto)
+		if !from.gateway && !to.gateway {
+			exprs = append(exprs, l4proto(unix.IPPROTO_UDP)...)
 		}
-		size := uint32(src.BitLen() / 8)
-		exprs := append(family(proto), l4proto(unix.IPPROTO_UDP)...)
-		exprs = append(exprs, address(offset, size, src)...)
-		exprs = append(exprs, address(offset+size, size, to[i])...)
+		exprs = append(exprs, within(l.source, mesh.HostPrefix(src))...)
+		exprs = append(exprs, within(l.destination, mesh.HostPrefix(to.addrs[i]))...)
 		exprs = append(exprs, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})
 		f.conn.AddRule(&nftables.Rule{
 			Table: f.chain.Table, Chain: f.chain, Exprs: exprs,
 			UserData: userdata.AppendString(nil, userdata.TypeComment, d.comment()),
 		})
-	}
-}
-
-func address(offset, size uint32, a netip.Addr) []expr.Any {
-	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: a.AsSlice()},
 	}
 }
 
@@ -204,9 +224,9 @@ func (l *Lab) Cuts() ([]Direction, error) {
 	return ds, nil
 }
 
-// healAll takes back every cut of a node that is going: its successor of the
-// same name starts whole.
-func (s *state) healAll(n node) error {
+// healAll takes back every cut of a node or gateway that is going: its successor
+// of the same name starts whole.
+func (s *state) healAll(name string) error {
 	var errs []error
 	for _, h := range s.hosts() {
 		if h.Kind != KindRouter {
@@ -218,7 +238,7 @@ func (s *state) healAll(n node) error {
 			continue
 		}
 		for d := range f.rules {
-			if d.From == n.id().String() || d.To == n.id().String() {
+			if d.From == name || d.To == name {
 				f.restore(d)
 			}
 		}

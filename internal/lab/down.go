@@ -76,9 +76,11 @@ func removeMountPoints(ctx context.Context) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	for dir := range strings.Lines(string(b)) {
+	dirs := strings.Fields(string(b))
+	slices.Reverse(dirs)
+	for _, dir := range dirs {
 		// Not empty, or gone: it is no longer ours to remove.
-		_ = os.Remove(strings.TrimSpace(dir))
+		_ = os.Remove(dir)
 	}
 	if err := os.Remove(made); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

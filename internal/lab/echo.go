@@ -3,22 +3,17 @@ package lab
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"time"
 )
 
-// PodPort is the TCP port on which every pod answers.
-const PodPort = 8080
-
+// podReady is what meshecho says when it listens.
 const podReady = "listening"
 
-// Answer is what a pod says to whoever calls it.
+// Answer is what a pod says to whoever calls it over HTTP.
 type Answer struct {
 	// Pod and Node are host names, CLUSTER/NODE/POD and CLUSTER/NODE.
 	Pod     string `json:"pod"`
@@ -26,41 +21,6 @@ type Answer struct {
 	Cluster string `json:"cluster"`
 	// Caller is the source address that the pod saw.
 	Caller netip.Addr `json:"caller"`
-}
-
-// ServePod answers HTTP on PodPort of all addresses until ctx ends. It closes
-// ready, if given, as soon as it listens.
-func ServePod(ctx context.Context, self Answer, ready io.WriteCloser) error {
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", fmt.Sprintf(":%d", PodPort))
-	if err != nil {
-		return err
-	}
-	if ready != nil {
-		_, err := io.WriteString(ready, podReady)
-		if err := errors.Join(err, ready.Close()); err != nil {
-			return err
-		}
-	}
-	server := &http.Server{
-		ReadHeaderTimeout: 10 * time.Second,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			answer := self
-			if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-				answer.Caller = from.Addr().Unmap()
-			}
-			w.Header().Set("Content-Type", "application/json")
-			if err := json.NewEncoder(w).Encode(answer); err != nil {
-				fmt.Fprintln(os.Stderr, "answer", r.RemoteAddr, err)
-			}
-		}),
-	}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
-	if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
 }
 
 // Call asks the pod at url, on a connection of its own, who it is. It is for use

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -27,32 +28,55 @@ const (
 	cpStatePath  = "/var/lib/flatmesh/controlplane"
 )
 
-// bind is a folder of the lab and where a host sees it.
-type bind struct{ from, to string }
+// xdsPath is where a node's agent has its xDS socket, and a pod sees it.
+const xdsPath = "/run/flatmesh/xds"
 
-// binds lists a host's, outer ones first.
-func binds(lab string, h Host) []bind {
+// bind is a folder of the lab and where a host sees it.
+type bind struct {
+	from, to string
+	readOnly bool
+}
+
+// binds lists a host's, outer ones first. Folders are bound and not files, so that
+// what comes and goes in them later is seen.
+func (s *state) binds(h Host) ([]bind, error) {
+	own := hostDir(s.Name, h.Name)
 	var bs []bind
 	for _, p := range mountPoints {
-		bs = append(bs, bind{hostDir(lab, h.Name) + p, p})
+		bs = append(bs, bind{from: own + p, to: p})
 	}
-	if h.Kind == KindControlPlane {
-		bs = append(bs, bind{clustersDir(lab), clustersPath})
+	switch h.Kind {
+	case KindControlPlane:
+		bs = append(bs, bind{from: clustersDir(s.Name), to: clustersPath})
+	case KindPod:
+		p, err := s.pod(h.Name)
+		if err != nil {
+			return nil, err
+		}
+		node := hostDir(s.Name, p.node.id().String())
+		bs = append(bs, bind{node + xdsPath, xdsPath, true})
+		if s.hasServices() {
+			bs = append(bs, bind{node + p.workload(), secretsPath, true})
+		}
 	}
-	return bs
+	return bs, nil
+}
+
+// workload is where the agent of the pod's node keeps the pod's certificate.
+func (p pod) workload() string {
+	return filepath.Join("/var/lib/flatmesh/workloads", p.state().Namespace+"_"+p.kubeName())
 }
 
 // makeFolders makes what the host's processes will have bound.
-func makeFolders(lab string, h Host) error {
-	for _, b := range binds(lab, h) {
-		if err := os.MkdirAll(b.from, 0o700); err != nil {
+func (s *state) makeFolders(h Host) error {
+	bs, err := s.binds(h)
+	if err != nil {
+		return err
+	}
+	for _, b := range bs {
+		// The second is what it is bound over, inside the host's own folders.
+		if err := errors.Join(os.MkdirAll(b.from, 0o700), os.MkdirAll(hostDir(s.Name, h.Name)+b.to, 0o700)); err != nil {
 			return err
-		}
-		// A mount point inside one of the host's own folders.
-		if b.to == clustersPath {
-			if err := os.MkdirAll(hostDir(lab, h.Name)+clustersPath, 0o700); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
@@ -83,23 +107,54 @@ func (l *Lab) Become(host string, argv []string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("make a mount namespace: %w", err)
 	}
-	if err := mounts(binds(l.name, h)); err != nil {
+	// They may be gone since the host was made: a node's agent can be cleaned up.
+	if err := s.makeFolders(h); err != nil {
+		return fmt.Errorf("make the folders of %s: %w", host, err)
+	}
+	bs, err := s.binds(h)
+	if err == nil {
+		err = mounts(bs)
+	}
+	if err != nil {
 		return fmt.Errorf("mount the folders of %s: %w", host, err)
 	}
-	for key, value := range map[string]string{
-		"PATH":         s.Bin + ":" + os.Getenv("PATH"),
-		"FLATMESH_LAB": l.name,
-		"LAB_HOST":     host,
-	} {
-		if err := os.Setenv(key, value); err != nil {
-			return err
-		}
+	if err := s.setEnvironment(h); err != nil {
+		return fmt.Errorf("set the environment of %s: %w", host, err)
 	}
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
 		return err
 	}
 	return &fs.PathError{Op: "exec", Path: path, Err: syscall.Exec(path, argv, os.Environ())}
+}
+
+// setEnvironment gives this process that of a host's processes.
+func (s *state) setEnvironment(h Host) error {
+	env := map[string]string{
+		"PATH":         s.Bin + ":" + os.Getenv("PATH"),
+		"FLATMESH_LAB": s.Name,
+		"LAB_HOST":     h.Name,
+	}
+	if h.Kind == KindPod {
+		// As a pod's manifest would say it; the agent's own word comes first.
+		env["GRPC_XDS_BOOTSTRAP"] = filepath.Join(xdsPath, "bootstrap.json")
+		env["GRPC_EXPERIMENTAL_XDS_SNI"] = "true"
+		b, err := os.ReadFile(filepath.Join(xdsPath, "env"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for line := range strings.Lines(string(b)) {
+			if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(key, "#") {
+				env[key] = value
+			}
+		}
+	}
+	for key, value := range env {
+		if err := os.Setenv(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mounts gives the calling thread's new mount namespace what a host sees.
@@ -115,7 +170,11 @@ func mounts(bs []bind) error {
 		return fmt.Errorf("mount sysfs: %w", err)
 	}
 	for _, b := range bs {
-		if err := unix.Mount(b.from, b.to, "", unix.MS_BIND, ""); err != nil {
+		err := unix.Mount(b.from, b.to, "", unix.MS_BIND, "")
+		if err == nil && b.readOnly {
+			err = unix.Mount("", b.to, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
+		}
+		if err != nil {
 			return fmt.Errorf("bind %s over %s: %w", b.from, b.to, err)
 		}
 	}

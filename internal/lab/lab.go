@@ -18,7 +18,8 @@ const DefaultName = "lab"
 type Options struct {
 	// Name tells labs on one machine apart. Default: DefaultName.
 	Name string
-	// Bin is the folder with the programs agent, controlplane and lab.
+	// Bin is the folder with the programs agent, controlplane, lab, meshecho and,
+	// where there are gateways, gateway.
 	Bin string
 	// NoAgents leaves out control plane and agents: hosts and pods alone.
 	NoAgents bool
@@ -57,8 +58,8 @@ func (l *Lab) Name() string { return l.name }
 
 // Dir returns the folder in which all that the lab keeps lies. Of interest to
 // tests are clusters/NAME, which the control plane reads, and hosts/HOST, which
-// holds what the host sees under /run/wireguard, /run/flatmesh and
-// /var/lib/flatmesh.
+// holds what the host sees under /run/wireguard, /run/flatmesh, /var/lib/flatmesh
+// and /run/secrets/flatmesh.io.
 func (l *Lab) Dir() string { return labDir(l.name) }
 
 // Up makes a lab and, with Wait, returns when all is up. If it fails or ctx ends
@@ -67,6 +68,7 @@ func Up(ctx context.Context, t Topology, o Options) (*Lab, error) {
 	if o.Name == "" {
 		o.Name = DefaultName
 	}
+	t = t.complete()
 	if err := errors.Join(validateName(o.Name), t.Validate()); err != nil {
 		return nil, err
 	}
@@ -79,6 +81,9 @@ func Up(ctx context.Context, t Topology, o Options) (*Lab, error) {
 	}
 	l := newLab(o.Name, o.Log)
 	s := &state{Version: stateVersion, Name: o.Name, Bin: bin, NoAgents: o.NoAgents}
+	for _, sv := range t.Services {
+		s.addService(sv)
+	}
 	for _, c := range t.Clusters {
 		if err := s.add(c); err != nil {
 			return nil, err
@@ -161,6 +166,7 @@ func (l *Lab) build(ctx context.Context, s *state) error {
 // runs in them.
 func (l *Lab) raise(ctx context.Context, s *state, names []string) error {
 	var nodes []node
+	var gateways []gatewayHost
 	for _, name := range names {
 		c, err := s.cluster(name)
 		if err != nil {
@@ -176,6 +182,10 @@ func (l *Lab) raise(ctx context.Context, s *state, names []string) error {
 			return err
 		}
 		nodes = append(nodes, c.nodes()...)
+		gateways = append(gateways, c.gateways()...)
+	}
+	if err := l.raiseGateways(ctx, s, gateways); err != nil {
+		return err
 	}
 	return l.raiseNodes(ctx, s, nodes)
 }
@@ -189,7 +199,7 @@ func (l *Lab) raiseNodes(ctx context.Context, s *state, nodes []node) error {
 	for _, n := range nodes {
 		if !s.NoAgents && !tokens[n.cluster.Name] {
 			tokens[n.cluster.Name] = true
-			if err := l.makeToken(ctx, s, n.cluster.Name); err != nil {
+			if err := l.makeToken(ctx, s, tokenPath(s.Name, n.cluster.Name), "--cluster", n.cluster.Name); err != nil {
 				return err
 			}
 		}
@@ -209,11 +219,9 @@ func (l *Lab) raiseNodes(ctx context.Context, s *state, nodes []node) error {
 
 // populate starts a node's pods and its agent.
 func (s *state) populate(n node) error {
-	for _, h := range s.nodeHosts(n) {
-		if h.Kind == KindPod {
-			if err := s.startPod(h, n.id().String()); err != nil {
-				return err
-			}
+	for _, p := range n.pods() {
+		if err := s.startPod(p); err != nil {
+			return err
 		}
 	}
 	if s.NoAgents {

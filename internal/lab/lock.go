@@ -57,10 +57,14 @@ func same(f *os.File, path string) bool {
 	return err == nil && os.SameFile(a, b)
 }
 
-// mountPoints are the folders over which each process of a lab has its own.
-var mountPoints = []string{"/run/wireguard", "/run/flatmesh", "/var/lib/flatmesh"}
+// secretsPath is where a pod has its certificate.
+const secretsPath = "/run/secrets/flatmesh.io"
 
-// made lists the mount points that labs have made on this machine.
+// mountPoints are the folders over which each process of a lab has its own.
+var mountPoints = []string{"/run/wireguard", "/run/flatmesh", "/var/lib/flatmesh", secretsPath}
+
+// made lists the mount points that labs have made on this machine, and the
+// folders around them, outer ones first.
 var made = filepath.Join(root, ".made")
 
 // makeMountPoints makes those that are missing and notes which, so that the last
@@ -72,20 +76,27 @@ func makeMountPoints(ctx context.Context) error {
 	}
 	defer unlock()
 	for _, dir := range mountPoints {
-		if _, err := os.Stat(dir); err == nil {
-			continue
-		}
-		f, err := os.OpenFile(made, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(f, dir)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := makeMountPoint(dir); err != nil {
 			return fmt.Errorf("make a mount point: %w", err)
 		}
 	}
 	return nil
+}
+
+func makeMountPoint(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := makeMountPoint(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(made, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, dir)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Mkdir(dir, 0o755)
 }

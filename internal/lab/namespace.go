@@ -46,14 +46,14 @@ var (
 
 // makeHost makes a host: its folders, and its network namespace with lo up.
 func (s *state) makeHost(h Host) (*namespace, error) {
-	if err := makeFolders(s.Name, h); err != nil {
+	if err := s.makeFolders(h); err != nil {
 		return nil, err
 	}
 	settings := []map[string]string{sysctls}
 	if hasIPv6() {
 		settings = append(settings, sysctls6)
 	}
-	if h.Kind != KindPod && h.Kind != KindControlPlane {
+	if h.Kind == KindNode || h.Kind == KindRouter || h.Kind == KindCore {
 		settings = append(settings, forwarding)
 		if hasIPv6() {
 			settings = append(settings, forwarding6)

@@ -3,6 +3,8 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -53,6 +55,55 @@ func masquerade(router *namespace) error {
 		return nftError("set up NAT", router.name, err)
 	}
 	return nil
+}
+
+// masqueradePods gives what pods send to hosts of the underlay the node's own
+// address, as every CNI does: the underlay could not answer a pod.
+func masqueradePods(node *namespace, pods []netip.Prefix) error {
+	c, err := node.nft()
+	if err != nil {
+		return err
+	}
+	t := table(c)
+	chain := c.AddChain(&nftables.Chain{
+		Name: "postrouting", Table: t, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	})
+	for _, p := range pods {
+		i := slices.IndexFunc(underlay, func(u netip.Prefix) bool { return u.Addr().Is4() == p.Addr().Is4() })
+		l := layoutOf(p.Addr())
+		exprs := family(l.proto)
+		exprs = append(exprs, within(l.source, p)...)
+		exprs = append(exprs, within(l.destination, underlay[i])...)
+		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(exprs, &expr.Masq{})})
+	}
+	if err := c.Flush(); err != nil {
+		return nftError("set up the pods' NAT", node.name, err)
+	}
+	return nil
+}
+
+// layout is where the addresses lie in a packet of a family.
+type layout struct {
+	proto               byte
+	source, destination uint32
+}
+
+func layoutOf(a netip.Addr) layout {
+	if a.Is4() {
+		return layout{unix.NFPROTO_IPV4, 12, 16} // RFC 791, section 3.1
+	}
+	return layout{unix.NFPROTO_IPV6, 8, 24} // RFC 8200, section 3
+}
+
+// within matches an address at an offset that lies in a range.
+func within(offset uint32, p netip.Prefix) []expr.Any {
+	size := p.Addr().BitLen() / 8
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(size)},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(size), Mask: ipNet(p).Mask, Xor: make([]byte, size)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Addr().AsSlice()},
+	}
 }
 
 // ifname pads an interface's name as the kernel compares it.

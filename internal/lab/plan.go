@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,11 +21,13 @@ const (
 	KindRouter       Kind = "router"
 	KindCore         Kind = "core"
 	KindControlPlane Kind = "controlplane"
+	KindGateway      Kind = "gateway"
 )
 
 // Host is a network namespace of a lab.
 type Host struct {
-	// Name is CLUSTER/NODE, CLUSTER/NODE/POD, router/NETWORK, core or controlplane.
+	// Name is CLUSTER/NODE, CLUSTER/NODE/POD, gateway/CLUSTER/NAME, router/NETWORK,
+	// core or controlplane.
 	Name      string       `json:"name"`
 	Kind      Kind         `json:"kind"`
 	Cluster   string       `json:"cluster,omitempty"`
@@ -57,6 +60,9 @@ func (s *state) hosts() []Host {
 		}
 	}
 	for i := range s.Clusters {
+		for _, g := range s.Clusters[i].gateways() {
+			hs = append(hs, s.gatewayHost(g))
+		}
 		for _, n := range s.Clusters[i].nodes() {
 			hs = append(hs, s.nodeHosts(n)...)
 		}
@@ -78,9 +84,13 @@ func (s *state) router(c *clusterState) Host {
 func (s *state) nodeHosts(n node) []Host {
 	hs := []Host{s.newHost(KindNode, n.cluster.Name, n.id().String(), n.addrs()...)}
 	for _, p := range n.pods() {
-		hs = append(hs, s.newHost(KindPod, n.cluster.Name, p.name(), p.addrs()...))
+		hs = append(hs, s.podHost(p))
 	}
 	return hs
+}
+
+func (s *state) podHost(p pod) Host {
+	return s.newHost(KindPod, p.node.cluster.Name, p.name(), p.addrs()...)
 }
 
 func (s *state) host(name string) (Host, error) {
@@ -110,6 +120,20 @@ func (s *state) node(name string) (node, error) {
 		return node{}, fmt.Errorf("there is no node %s in lab %s (see `lab ls`)", id, s.Name)
 	}
 	return node{c, k}, nil
+}
+
+// pod finds a pod by its host name, CLUSTER/NODE/POD.
+func (s *state) pod(name string) (pod, error) {
+	n, err := s.node(path.Dir(name))
+	if err != nil {
+		return pod{}, fmt.Errorf("pod %q: want CLUSTER/NODE/POD: %w", name, err)
+	}
+	for _, p := range n.pods() {
+		if p.name() == name {
+			return p, nil
+		}
+	}
+	return pod{}, fmt.Errorf("there is no pod %s in lab %s (see `lab ls`)", name, s.Name)
 }
 
 func (s *state) cluster(name string) (*clusterState, error) {
@@ -171,6 +195,15 @@ func (n node) prefixes() []netip.Prefix {
 	return ps
 }
 
+// zone is the node's, if its cluster has any.
+func (n node) zone() (Zone, bool) {
+	zs := n.cluster.Zones
+	if len(zs) == 0 {
+		return Zone{}, false
+	}
+	return zs[(n.number-1)%len(zs)], true
+}
+
 // gatewayFor returns the prefix's gateway among the node's own addresses.
 func (n node) gatewayFor(p netip.Prefix) netip.Addr {
 	for _, a := range n.addrs() {
@@ -199,6 +232,11 @@ type pod struct {
 func (p pod) link() string { return "p" + strconv.Itoa(p.number) }
 
 func (p pod) name() string { return p.node.id().String() + "/" + p.link() }
+
+// kubeName is the pod's name in Kubernetes.
+func (p pod) kubeName() string { return p.node.id().Name + "-" + p.link() }
+
+func (p pod) state() podState { return p.node.cluster.Pods[p.kubeName()] }
 
 // addrs are the pod's, from its node's prefixes. The first two stay free.
 func (p pod) addrs() []netip.Addr {

@@ -22,9 +22,9 @@ const (
 	Agent        = "agent"
 	Device       = "device"
 	ControlPlane = "controlplane"
+	// Pod is the echo server of a pod.
+	Pod = "pod"
 )
-
-const podProcess = "pod"
 
 // grace is how long a process has for ending by itself, and for its successor.
 const grace = 10 * time.Second
@@ -98,7 +98,7 @@ func (s *state) start(host, process string, argv ...string) error {
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
-	if process != podProcess {
+	if process != Pod {
 		cmd.Args = slices.Insert(cmd.Args, 2, "--started-fd=3")
 	}
 	err = cmd.Start()
@@ -111,9 +111,9 @@ func (s *state) start(host, process string, argv ...string) error {
 		_ = cmd.Wait()
 	}()
 	said, err := io.ReadAll(read)
-	if process == podProcess && string(said) != podReady {
+	if process == Pod && string(said) != podReady {
 		err = errors.Join(errors.New("it ended before it listened"), err)
-	} else if process != podProcess && len(said) > 0 {
+	} else if process != Pod && len(said) > 0 {
 		err = errors.New(string(said))
 	}
 	if err != nil {
@@ -145,7 +145,7 @@ func Started(fd int) (failed func(error)) {
 func (s *state) startAgent(n node) error {
 	return s.start(n.id().String(), Agent, "agent", "run",
 		"--cluster", n.cluster.Name, "--node", n.id().Name,
-		"--control-plane", s.controlPlaneFor(n), "--token-file", tokenPath(s.Name, n.cluster.Name))
+		"--control-plane", controlPlaneFor(n.addrs()), "--token-file", tokenPath(s.Name, n.cluster.Name))
 }
 
 func (s *state) startControlPlane() error {
@@ -153,12 +153,18 @@ func (s *state) startControlPlane() error {
 		"--state-dir", cpStatePath, "--clusters", clustersPath, "--mesh", s.Name)
 }
 
-func (s *state) startPod(h Host, node string) error {
-	return s.start(h.Name, podProcess, "lab", "pod", "--pod", h.Name, "--node", node, "--cluster", h.Cluster, "--ready-fd=3")
+func (s *state) startPod(p pod) error {
+	argv := []string{"meshecho", "serve", "--ready-fd=3",
+		"--pod", p.name(), "--node", p.node.id().String(), "--cluster", p.node.cluster.Name,
+		"--http", fmt.Sprintf(":%d", PodPort), "--grpc", fmt.Sprintf(":%d", GRPCPort)}
+	if p.state().MTLS {
+		argv = append(argv, "--mtls")
+	}
+	return s.start(p.name(), Pod, argv...)
 }
 
-// Kill ends a process at once (SIGKILL): Agent or Device of a node, or
-// ControlPlane, whose host need not be given.
+// Kill ends a process at once (SIGKILL): Agent or Device of a node, Pod of a pod,
+// Gateway of a gateway, or ControlPlane, whose host need not be given.
 func (l *Lab) Kill(ctx context.Context, process, host string) error {
 	return l.change(ctx, func(s *state) error {
 		h, err := s.hostOf(process, host)
@@ -169,9 +175,8 @@ func (l *Lab) Kill(ctx context.Context, process, host string) error {
 	})
 }
 
-// Restart ends a process (SIGTERM, then SIGKILL) and has it started again: an
-// agent or the control plane by the lab, a device by its agent. One that does
-// not run is started.
+// Restart ends a process (SIGTERM, then SIGKILL) and has it started again: a
+// device by its agent, all others by the lab. One that does not run is started.
 func (l *Lab) Restart(ctx context.Context, process, host string) error {
 	return l.change(ctx, func(s *state) error {
 		h, err := s.hostOf(process, host)
@@ -190,6 +195,18 @@ func (l *Lab) Restart(ctx context.Context, process, host string) error {
 				return err
 			}
 			return s.startAgent(n)
+		case Pod:
+			p, err := s.pod(h.Name)
+			if err != nil {
+				return err
+			}
+			return s.startPod(p)
+		case Gateway:
+			g, err := s.gateway(h.Name)
+			if err != nil {
+				return err
+			}
+			return s.startGateway(g)
 		}
 		return awaitProcess(ctx, h, process)
 	})
@@ -197,20 +214,25 @@ func (l *Lab) Restart(ctx context.Context, process, host string) error {
 
 // hostOf finds where a process belongs.
 func (s *state) hostOf(process, host string) (Host, error) {
-	want := KindNode
+	var want Kind
 	switch process {
 	case Agent, Device:
+		want = KindNode
+	case Pod:
+		want = KindPod
+	case Gateway:
+		want = KindGateway
 	case ControlPlane:
 		want, host = KindControlPlane, string(KindControlPlane)
 	default:
-		return Host{}, fmt.Errorf("process %q: want %s, %s or %s", process, Agent, Device, ControlPlane)
+		return Host{}, fmt.Errorf("process %q: want %s, %s, %s, %s or %s", process, Agent, Device, Pod, Gateway, ControlPlane)
 	}
 	h, err := s.host(host)
 	if err != nil {
 		return Host{}, err
 	}
 	if h.Kind != want {
-		return Host{}, fmt.Errorf("%s is a %s; %s runs on a node, CLUSTER/NODE", h.Name, h.Kind, process)
+		return Host{}, fmt.Errorf("%s is a %s; %s runs in a %s (see `lab ls`)", h.Name, h.Kind, process, want)
 	}
 	return h, nil
 }

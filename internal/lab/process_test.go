@@ -75,7 +75,7 @@ func TestKillAndRestart(t *testing.T) {
 		t.Errorf("control plane %v after %v", now, cp)
 	}
 	must(t, l.AwaitUp(ctx))
-	for _, bad := range [][2]string{{Agent, "east/n1/p1"}, {Agent, "core"}, {"pod", "east/n1/p1"}, {Agent, "east/n9"}} {
+	for _, bad := range [][2]string{{Agent, "east/n1/p1"}, {Agent, "core"}, {Pod, "east/n1"}, {Gateway, "east/n1"}, {"echo", "east/n1/p1"}, {Agent, "east/n9"}} {
 		if err := l.Kill(ctx, bad[0], bad[1]); err == nil {
 			t.Errorf("killed %v", bad)
 		}

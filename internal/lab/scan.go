@@ -16,7 +16,8 @@ import (
 
 // Process is a process in a host.
 type Process struct {
-	// Name is agent, device, controlplane or pod; else the name of the program.
+	// Name is agent, device, controlplane, gateway or pod; else the name of the
+	// program.
 	Name string `json:"name"`
 	// PID is 0 for a process that should run and does not.
 	PID   int  `json:"pid"`
@@ -101,8 +102,10 @@ func processName(pid int) string {
 		return Device
 	case "controlplane run":
 		return ControlPlane
-	case "lab pod":
-		return podProcess
+	case "gateway run":
+		return Gateway
+	case "meshecho serve":
+		return Pod
 	}
 	return base
 }

@@ -22,6 +22,7 @@ type state struct {
 	Bin      string         `json:"bin"`
 	NoAgents bool           `json:"noAgents"`
 	Clusters []clusterState `json:"clusters"`
+	Services []serviceState `json:"services"`
 }
 
 // clusterState is a cluster with what must not change while it exists.
@@ -35,23 +36,32 @@ type clusterState struct {
 	NodeBits []int `json:"nodeBits"`
 	// Numbers are those of the nodes that exist, ascending.
 	Numbers []int `json:"numbers"`
+	// GatewayNumbers are those of the gateways that exist, ascending.
+	GatewayNumbers []int `json:"gatewayNumbers,omitempty"`
+	// Pods holds the pods that exist, by their names in Kubernetes.
+	Pods map[string]podState `json:"pods"`
 }
 
-const stateVersion = 1
+const stateVersion = 2
 
 // topology returns what the state says as a Topology, to be checked together
 // with what is to be added.
 func (s *state) topology() Topology {
 	var t Topology
 	for _, c := range s.Clusters {
+		c.Gateways = len(c.GatewayNumbers)
 		t.Clusters = append(t.Clusters, c.Cluster)
+	}
+	for _, sv := range s.Services {
+		t.Services = append(t.Services, sv.Service)
 	}
 	return t
 }
 
-// add takes up a valid cluster, with nodes n1 to nN.
+// add takes up a valid cluster, with nodes n1 to nN. The services that it is to
+// have come first.
 func (s *state) add(c Cluster) error {
-	cs := clusterState{Cluster: c}
+	cs := clusterState{Cluster: c, Pods: map[string]podState{}}
 	for _, p := range c.PodCIDRs {
 		b, err := nodeBits(p, c.Nodes, c.PodsPerNode)
 		if err != nil {
@@ -61,6 +71,12 @@ func (s *state) add(c Cluster) error {
 	}
 	for k := range c.Nodes {
 		cs.Numbers = append(cs.Numbers, k+1)
+	}
+	for k := range c.Gateways {
+		cs.GatewayNumbers = append(cs.GatewayNumbers, k+1)
+	}
+	for _, n := range cs.nodes() {
+		s.addPods(n)
 	}
 	cs.Index = lowestFree(s.Clusters, func(o clusterState) int { return o.Index })
 	cs.Router = lowestFree(s.Clusters, func(o clusterState) int { return o.Router })
@@ -81,9 +97,14 @@ func lowestFree(cs []clusterState, number func(clusterState) int) int {
 	return n
 }
 
-// remove forgets a cluster.
+// remove forgets a cluster, and the services that were in it alone.
 func (s *state) remove(cluster string) {
 	s.Clusters = slices.DeleteFunc(s.Clusters, func(c clusterState) bool { return c.Name == cluster })
+	s.Services = slices.DeleteFunc(s.Services, func(sv serviceState) bool { return slices.Equal(sv.Clusters, []string{cluster}) })
+	for i := range s.Services {
+		sv := &s.Services[i]
+		sv.Clusters = slices.DeleteFunc(sv.Clusters, func(c string) bool { return c == cluster })
+	}
 }
 
 // nodeRanges are those of the families that the cluster has.

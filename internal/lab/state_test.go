@@ -159,11 +159,11 @@ func TestCutAt(t *testing.T) {
 		{"c/n1", "d/n1", ""},
 		{"a/n1", "a/n1", ""},
 	} {
-		from, err := s.node(c.from)
+		from, err := s.site(c.from)
 		if err != nil {
 			t.Fatal(err)
 		}
-		to, err := s.node(c.to)
+		to, err := s.site(c.to)
 		if err != nil {
 			t.Fatal(err)
 		}

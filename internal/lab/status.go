@@ -22,8 +22,10 @@ type Status struct {
 // ClusterStatus is a cluster as it is now.
 type ClusterStatus struct {
 	Cluster
-	// AgentsAlive counts the nodes whose agent runs.
-	AgentsAlive int `json:"agentsAlive"`
+	// AgentsAlive counts the nodes whose agent runs, GatewaysAlive the gateways that
+	// do.
+	AgentsAlive   int `json:"agentsAlive"`
+	GatewaysAlive int `json:"gatewaysAlive"`
 }
 
 // OK reports whether all runs that should, and every tunnel is up that should be.
@@ -47,19 +49,22 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return st, err
 	}
-	alive := map[string]int{}
+	agents, gateways := map[string]int{}, map[string]int{}
 	for _, h := range hs {
 		for _, p := range h.Processes {
-			if !p.Alive {
+			switch {
+			case !p.Alive:
 				st.Missing = append(st.Missing, h.Name+" "+p.Name)
-			} else if p.Name == Agent {
-				alive[h.Cluster]++
+			case p.Name == Agent:
+				agents[h.Cluster]++
+			case p.Name == Gateway:
+				gateways[h.Cluster]++
 			}
 		}
 	}
 	for _, c := range s.Clusters {
-		cs := ClusterStatus{Cluster: c.Cluster, AgentsAlive: alive[c.Name]}
-		cs.Nodes = len(c.Numbers)
+		cs := ClusterStatus{Cluster: c.Cluster, AgentsAlive: agents[c.Name], GatewaysAlive: gateways[c.Name]}
+		cs.Nodes, cs.Gateways = len(c.Numbers), len(c.GatewayNumbers)
 		st.Clusters = append(st.Clusters, cs)
 	}
 	if s.NoAgents {

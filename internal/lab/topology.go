@@ -7,15 +7,16 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// Topology says which clusters a lab is made of.
+// Topology says which clusters a lab is made of, and which services they have.
 type Topology struct {
 	Clusters []Cluster
+	Services []Service
 }
 
 // Cluster is one cluster of a lab. ParseTopology fills in what the file leaves
@@ -36,6 +37,25 @@ type Cluster struct {
 	NAT bool `json:"nat"`
 	// MTU is that of the links between nodes and router, in bytes. Default: 1500.
 	MTU int `json:"mtu"`
+	// Gateways counts gw1, gw2, …
+	Gateways int `json:"gateways,omitempty"`
+	// Zones are those of the nodes, in turn; none leaves nodes without.
+	Zones []Zone `json:"zones,omitempty"`
+}
+
+// complete fills in the defaults of the services.
+func (t Topology) complete() Topology {
+	t.Services = slices.Clone(t.Services)
+	for i := range t.Services {
+		t.Services[i] = t.Services[i].complete()
+	}
+	return t
+}
+
+// Zone is a place of nodes, in a file REGION/ZONE.
+type Zone struct {
+	Region string `json:"region"`
+	Zone   string `json:"zone"`
 }
 
 // LoadTopology reads and checks a topology file.
@@ -65,32 +85,6 @@ func ParseTopology(file string, data []byte) (Topology, error) {
 	return t, errors.Join(errs...)
 }
 
-// decoder walks the YAML by hand, because only so does every complaint, also
-// one about a value that is well-formed but wrong, get its line.
-type decoder struct {
-	lines    map[string]int
-	problems []problem
-}
-
-// line finds where path, or the nearest thing around it, is written.
-func (d *decoder) line(path string) int {
-	for {
-		if n, ok := d.lines[path]; ok {
-			return n
-		}
-		i := strings.LastIndexAny(path, ".[")
-		if i < 0 {
-			return 1
-		}
-		path = path[:i]
-	}
-}
-
-func (d *decoder) complain(path string, n *yaml.Node, format string, args ...any) {
-	d.lines[path] = n.Line
-	d.problems = append(d.problems, problem{path, fmt.Errorf(format, args...)})
-}
-
 func (d *decoder) document(data []byte) (Topology, error) {
 	var doc, more yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(data))
@@ -106,61 +100,35 @@ func (d *decoder) document(data []byte) (Topology, error) {
 		return Topology{}, err
 	}
 	var t Topology
-	d.mapping("", resolve(doc.Content[0]), map[string]func(string, *yaml.Node){
-		"clusters": func(path string, n *yaml.Node) {
-			d.sequence(path, n, func(path string, n *yaml.Node) {
-				t.Clusters = append(t.Clusters, d.cluster(path, n))
-			})
-		},
+	d.mapping("", resolve(doc.Content[0]), map[string]field{
+		"clusters": d.list(func(path string, n *yaml.Node) { t.Clusters = append(t.Clusters, d.cluster(path, n)) }),
+		"services": d.list(func(path string, n *yaml.Node) { t.Services = append(t.Services, d.service(path, n)) }),
 	})
 	return t, nil
 }
 
 func (d *decoder) cluster(path string, n *yaml.Node) Cluster {
 	c := Cluster{Nodes: 1, PodsPerNode: 1, MTU: 1500}
-	text := func(into *string) func(string, *yaml.Node) {
-		return func(path string, n *yaml.Node) {
-			if d.scalar(path, n, "!!str", "a name") {
-				*into = n.Value
-			}
-		}
-	}
-	number := func(into *int) func(string, *yaml.Node) {
-		return func(path string, n *yaml.Node) {
-			if !d.scalar(path, n, "!!int", "a number") {
+	d.mapping(path, n, map[string]field{
+		"name":         d.text(&c.Name),
+		"network":      d.text(&c.Network),
+		"podCIDRs":     d.prefixes(&c.PodCIDRs),
+		"serviceCIDRs": d.prefixes(&c.ServiceCIDRs),
+		"nodes":        number(d, &c.Nodes),
+		"podsPerNode":  number(d, &c.PodsPerNode),
+		"mtu":          number(d, &c.MTU),
+		"gateways":     number(d, &c.Gateways),
+		"zones": d.list(func(path string, n *yaml.Node) {
+			if !d.scalar(path, n, "!!str", "REGION/ZONE") {
 				return
 			}
-			i, err := strconv.Atoi(n.Value)
-			if err != nil {
-				d.complain(path, n, "%q: want a whole number", n.Value)
+			region, zone, ok := strings.Cut(n.Value, "/")
+			if !ok {
+				d.complain(path, n, "%q: want REGION/ZONE", n.Value)
 				return
 			}
-			*into = i
-		}
-	}
-	prefixes := func(into *[]netip.Prefix) func(string, *yaml.Node) {
-		return func(path string, n *yaml.Node) {
-			d.sequence(path, n, func(path string, n *yaml.Node) {
-				if !d.scalar(path, n, "!!str", "an address range") {
-					return
-				}
-				p, err := netip.ParsePrefix(n.Value)
-				if err != nil {
-					d.complain(path, n, "%q: want an address range such as 10.1.0.0/16", n.Value)
-					return
-				}
-				*into = append(*into, p)
-			})
-		}
-	}
-	d.mapping(path, n, map[string]func(string, *yaml.Node){
-		"name":         text(&c.Name),
-		"network":      text(&c.Network),
-		"podCIDRs":     prefixes(&c.PodCIDRs),
-		"serviceCIDRs": prefixes(&c.ServiceCIDRs),
-		"nodes":        number(&c.Nodes),
-		"podsPerNode":  number(&c.PodsPerNode),
-		"mtu":          number(&c.MTU),
+			c.Zones = append(c.Zones, Zone{region, zone})
+		}),
 		"nat": func(path string, n *yaml.Node) {
 			if d.scalar(path, n, "!!bool", "true or false") {
 				c.NAT = strings.EqualFold(n.Value, "true")
@@ -173,54 +141,25 @@ func (d *decoder) cluster(path string, n *yaml.Node) Cluster {
 	return c
 }
 
-// resolve follows an alias to what its anchor names.
-func resolve(n *yaml.Node) *yaml.Node {
-	if n.Kind == yaml.AliasNode {
-		return n.Alias
-	}
-	return n
-}
-
-func (d *decoder) mapping(path string, n *yaml.Node, fields map[string]func(string, *yaml.Node)) {
-	d.lines[path] = n.Line
-	if n.Kind != yaml.MappingNode {
-		d.complain(path, n, "want fields with values")
-		return
-	}
-	seen := map[string]bool{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		field := strings.TrimPrefix(path+"."+key.Value, ".")
-		decode, known := fields[key.Value]
-		switch {
-		case !known:
-			d.complain(field, key, "unknown field")
-		case seen[key.Value]:
-			d.complain(field, key, "given twice")
-		default:
-			seen[key.Value] = true
-			d.lines[field] = key.Line
-			decode(field, resolve(value))
-		}
-	}
-}
-
-func (d *decoder) sequence(path string, n *yaml.Node, item func(string, *yaml.Node)) {
-	if n.Kind != yaml.SequenceNode {
-		d.complain(path, n, "want a list")
-		return
-	}
-	for i, c := range n.Content {
-		field := fmt.Sprintf("%s[%d]", path, i)
-		d.lines[field] = c.Line
-		item(field, resolve(c))
-	}
-}
-
-func (d *decoder) scalar(path string, n *yaml.Node, tag, want string) bool {
-	if n.Kind != yaml.ScalarNode || n.Tag != tag {
-		d.complain(path, n, "want %s", want)
-		return false
-	}
-	return true
+func (d *decoder) service(path string, n *yaml.Node) Service {
+	var s Service
+	d.mapping(path, n, map[string]field{
+		"name":           d.text(&s.Name),
+		"namespace":      d.text(&s.Namespace),
+		"clusters":       d.texts(&s.Clusters),
+		"pods":           d.texts(&s.Pods),
+		"serviceAccount": d.text(&s.ServiceAccount),
+		"annotations":    d.textMap(&s.Annotations),
+		"ports": d.list(func(path string, n *yaml.Node) {
+			var p ServicePort
+			d.mapping(path, n, map[string]field{
+				"name":        d.text(&p.Name),
+				"port":        number(d, &p.Port),
+				"targetPort":  number(d, &p.TargetPort),
+				"appProtocol": d.text(&p.AppProtocol),
+			})
+			s.Ports = append(s.Ports, p)
+		}),
+	})
+	return s.complete()
 }

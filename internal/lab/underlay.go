@@ -203,6 +203,9 @@ func (s *state) buildNode(n node) error {
 	if err := host.addr(lo, mesh.HostPrefix(podGateway)); err != nil {
 		return err
 	}
+	if err := masqueradePods(host, n.prefixes()); err != nil {
+		return err
+	}
 	for i, p := range n.pods() {
 		if err := s.buildPod(host, p, s.nodeHosts(n)[i+1]); err != nil {
 			return err

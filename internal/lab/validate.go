@@ -15,6 +15,7 @@ const (
 	maxClusters = 62
 	maxNodes    = 4000
 	maxPods     = 200
+	maxGateways = 16
 	minMTU      = 1280
 	maxMTU      = 9216
 )
@@ -65,6 +66,9 @@ func (t Topology) problems() []problem {
 		for _, p := range c.problems() {
 			ps = append(ps, problem{at + p.path, p.err})
 		}
+		if err := c.addressProblem(len(t.Services)); err != nil {
+			add(at+"serviceCIDRs", "%w", err)
+		}
 		for _, o := range t.Clusters[:i] {
 			if o.Name == c.Name {
 				add(at+"name", "there are two clusters called %s", c.Name)
@@ -85,7 +89,7 @@ func (t Topology) problems() []problem {
 			}
 		}
 	}
-	return ps
+	return append(ps, t.serviceProblems()...)
 }
 
 func (c Cluster) problems() []problem {
@@ -99,14 +103,26 @@ func (c Cluster) problems() []problem {
 	if err := mesh.ValidateClusterName(c.Network); err != nil && c.Network != c.Name {
 		add("network", "%w", err)
 	}
-	if c.Name == string(KindRouter) {
-		add("name", "%q is what the lab calls its routers; take another name", c.Name)
+	if c.Name == string(KindRouter) || c.Name == string(KindGateway) {
+		add("name", "%q is what the lab calls its %[1]ss; take another name", c.Name)
 	}
 	if c.Nodes < 1 || c.Nodes > maxNodes {
 		add("nodes", "%d: want 1 to %d", c.Nodes, maxNodes)
 	}
 	if c.PodsPerNode < 0 || c.PodsPerNode > maxPods {
 		add("podsPerNode", "%d: want 0 to %d", c.PodsPerNode, maxPods)
+	}
+	if c.Gateways < 0 || c.Gateways > maxGateways {
+		add("gateways", "%d: want 0 to %d", c.Gateways, maxGateways)
+	}
+	if c.NAT && c.Gateways > 0 {
+		add("gateways", "nobody would reach a gateway behind a NAT")
+	}
+	for i, z := range c.Zones {
+		// Such names are also good values of labels.
+		if mesh.ValidateClusterName(z.Region) != nil || mesh.ValidateClusterName(z.Zone) != nil {
+			add(fmt.Sprintf("zones[%d]", i), "%s/%s: want REGION/ZONE in lower-case letters, digits and dashes", z.Region, z.Zone)
+		}
 	}
 	if c.MTU < minMTU || c.MTU > maxMTU {
 		add("mtu", "%d: want %d to %d", c.MTU, minMTU, maxMTU)

@@ -59,6 +59,20 @@ func Cleanup(ctx context.Context, o Options, keepState bool) (removed []string, 
 		errs = append(errs, err)
 		files = append(files, state...)
 	}
+	dirs := []string{o.XDSDir()}
+	if !keepState {
+		dirs = append(dirs, o.WorkloadDir())
+	}
+	for _, d := range dirs {
+		if _, err := os.Stat(d); err != nil {
+			continue
+		}
+		if err := os.RemoveAll(d); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, "folder "+d)
+	}
 	for _, f := range files {
 		switch err := os.Remove(f); {
 		case err == nil:

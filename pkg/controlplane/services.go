@@ -80,7 +80,7 @@ func (l *loop) publishPods(id mesh.NodeID) {
 // awaitReport has a node's clients answered without a report if none comes. It
 // is called when its xDS stream begins.
 func (l *loop) awaitReport(node mesh.NodeID) {
-	if l.reports[node] != nil || l.awaited[node] {
+	if l.awaited[node] {
 		return
 	}
 	l.awaited[node] = true

@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		bin = dir
-		build := exec.Command("go", "build", "-o", dir, "../../cmd/...", "../../hack/lab")
+		build := exec.Command("go", "build", "-o", dir, "../../cmd/...", "../../hack/lab", "../../hack/meshecho")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build the commands: %v\n%s", err, out)
 			return 1
@@ -106,6 +106,12 @@ func (f *fixture) showLogs() {
 		return
 	}
 	for _, h := range hosts {
+		if h.Kind == lab.KindGateway {
+			if cmd, err := f.Command(context.WithoutCancel(f.t.Context()), h.Name, "gateway", "status", "-o", "json"); err == nil {
+				out, _ := cmd.CombinedOutput() // it may well say that something is wrong
+				f.t.Logf("--- %s status\n%s", h.Name, out)
+			}
+		}
 		for _, p := range h.Processes {
 			if b, err := os.ReadFile(filepath.Join(f.Dir(), "log", h.Name, p.Name+".log")); err == nil {
 				lines := strings.Split(strings.TrimSpace(string(b)), "\n")

@@ -1,4 +1,4 @@
-// Command fake stands for agent and controlplane where a test is about the lab
+// Command fake stands for agent, controlplane and gateway where a test is about the lab
 // that starts, finds and ends them.
 package main
 
@@ -40,7 +40,7 @@ func main() {
 			}()
 		}
 		rest()
-	case "agent device", "controlplane run":
+	case "agent device", "controlplane run", "gateway run":
 		rest()
 	case "controlplane token":
 		fmt.Println("token-of-" + os.Args[len(os.Args)-1])
