@@ -1,5 +1,6 @@
 // Command demo shows on one machine what flatmesh does: three clusters, real
-// WireGuard between them, a range that overlaps, a path that is cut and healed.
+// WireGuard between them, a range that overlaps, a path that is cut and healed,
+// and a service that gRPC clients call all the while.
 // It prints each step with its measured time and ends with exit code 0 only if
 // every step held.
 package main

@@ -14,9 +14,11 @@ import (
 )
 
 const topology = `   clusters:
-     - {name: east,  podCIDRs: [10.1.0.0/16],   serviceCIDRs: [10.96.0.0/12], nodes: 2}
-     - {name: west,  podCIDRs: [10.2.0.0/16],   serviceCIDRs: [10.96.0.0/12], nodes: 2}
-     - {name: south, podCIDRs: [10.1.128.0/17], serviceCIDRs: [10.96.0.0/12], nodes: 2}  # inside east's range
+     - {name: east,  podCIDRs: [10.1.0.0/16],   serviceCIDRs: [10.96.0.0/12], nodes: 2, gateways: 1}
+     - {name: west,  podCIDRs: [10.2.0.0/16],   serviceCIDRs: [10.96.0.0/12], nodes: 2, gateways: 1}
+     - {name: south, podCIDRs: [10.1.128.0/17], serviceCIDRs: [10.96.0.0/12], nodes: 2, gateways: 1}  # inside east's range
+   services:
+     - {name: echo, ports: [{port: 80, appProtocol: grpc}]}  # in all three clusters
 `
 
 // The pair that is cut, and one that must not notice.
@@ -35,6 +37,7 @@ var steps = []step{
 	{"The path between two nodes is cut, with traffic on it: both notice, and nobody else is touched.", (*demo).cut},
 	{"The path heals: the tunnel comes back by itself.", (*demo).heal},
 	{"The control plane is killed and started again, with traffic running.", (*demo).controlPlane},
+	{"A service of three clusters answers from all of them, the overlapping one through its gateway; a cut moves one pair to the gateway, and healing moves it back.", (*demo).services},
 }
 
 func (d *demo) comeUp(ctx context.Context) error {

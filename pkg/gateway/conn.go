@@ -119,7 +119,7 @@ func (c *conn) connect(ctx context.Context, sni string, svc *service) (*backend,
 		}
 		tried = append(tried, b)
 		if !isOurs(err) {
-			b.failed(failures, time.Now())
+			b.failed(failures, errors.Is(err, unix.ECONNREFUSED), time.Now())
 		}
 		p.connectFailed(sni, b, err)
 	}

@@ -180,10 +180,16 @@ func (b *backend) begin(at int64) {
 func (b *backend) end() { b.active.Add(-1) }
 
 // failed lets the pod rest. seen is what failures was when the connect began:
-// many that fail at the same time are one failure.
-func (b *backend) failed(seen int32, now time.Time) {
-	if b.failures.CompareAndSwap(seen, seen+1) {
-		b.restUntil.Store(now.Add(rest(seen + 1)).UnixNano())
+// many that fail at the same time are one failure. One that is refused at once
+// costs its client nothing, and the pod may be just about to listen: it rests for
+// the shortest time, however often that was so.
+func (b *backend) failed(seen int32, refused bool, now time.Time) {
+	next := seen + 1
+	if refused {
+		next = 1
+	}
+	if b.failures.CompareAndSwap(seen, next) {
+		b.restUntil.Store(now.Add(rest(next)).UnixNano())
 	}
 }
 

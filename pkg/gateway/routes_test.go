@@ -56,7 +56,7 @@ func TestRoutesKeepWhatIsKnown(t *testing.T) {
 	s := r.find("a")
 	kept, gone := s.backends[0], s.backends[2]
 	kept.begin(0)
-	kept.failed(0, noon)
+	kept.failed(0, false, noon)
 	r.replace(Routes{"a": {addrs(9)[8], kept.addr}})
 	s = r.find("a")
 	if len(s.backends) != 2 || s.backends[1] != kept || slices.Contains(s.backends, gone) {
@@ -114,9 +114,9 @@ func TestChooseBlackHole(t *testing.T) {
 
 func TestChooseTriesEachOnce(t *testing.T) {
 	s := (*service)(nil).with(addrs(5))
-	s.backends[1].failed(0, noon)
-	s.backends[4].failed(0, noon)
-	s.backends[4].failed(1, noon)
+	s.backends[1].failed(0, false, noon)
+	s.backends[4].failed(0, false, noon)
+	s.backends[4].failed(1, false, noon)
 	for range 20 {
 		var tried []*backend
 		for b := s.choose(noon, tried); b != nil; b = s.choose(noon, tried) {
@@ -152,8 +152,8 @@ func TestRest(t *testing.T) {
 	now := noon
 	for i, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
 		want *= time.Second
-		bad.failed(int32(i), now)
-		bad.failed(int32(i), now) // at the same time: one failure
+		bad.failed(int32(i), false, now)
+		bad.failed(int32(i), false, now) // at the same time: one failure
 		if n := chosen(now.Add(want - 1)); n != 0 {
 			t.Errorf("failure %d: chosen %d times within its rest of %v", i+1, n, want)
 		}

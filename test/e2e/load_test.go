@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/flatmesh/flatmesh/hack/meshecho/report"
+	"github.com/flatmesh/flatmesh/internal/lab"
 )
 
 // load is a gRPC client in a pod that calls a service at a steady rate. It is
@@ -65,19 +66,55 @@ func (f *fixture) load(host string, args ...string) *load {
 	return l
 }
 
-// served waits until clients in the hosts are served: pods listen once they have
-// their certificates, and what fails before that is no loss.
+// served waits until clients in the hosts are served by all pods, and all pods by
+// their gateways: they listen once they have their certificates, and what fails
+// before that is no loss.
 func (f *fixture) served(hosts ...string) {
 	f.t.Helper()
 	for _, h := range hosts {
-		f.await(h+" is served by all pods", func() error {
-			out, code := f.try(h, "meshecho", "call", echoService, "--count", "60")
-			if code != 0 {
-				return fmt.Errorf("exit code %d: %s", code, out[max(0, len(out)-300):])
+		f.answers(h, echoService, "--count", "60")
+	}
+	all, err := f.Hosts()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, g := range all {
+		if g.Kind != lab.KindGateway {
+			continue
+		}
+		f.await("all pods answer through "+g.Name, func() error {
+			pods := map[string]bool{}
+			for range 8 {
+				out, code := f.try(hosts[0], "meshecho", "call", g.Addresses[0].String()+":15443", "--server-name", "outbound_.80_._.echo.demo.svc.cluster.local", "-o", "json")
+				if code != 0 {
+					return fmt.Errorf("exit code %d: %s", code, out)
+				}
+				var line report.Line
+				if err := json.Unmarshal([]byte(strings.SplitN(out, "\n", 2)[0]), &line); err != nil || line.Call == nil {
+					return fmt.Errorf("%s: %w", out, err)
+				}
+				pods[line.Call.Pod] = true
+			}
+			for _, p := range f.pods() {
+				if strings.HasPrefix(p, g.Cluster+"/") && !pods[p] {
+					return fmt.Errorf("%s does not: %v", p, pods)
+				}
 			}
 			return nil
 		})
 	}
+}
+
+// answers waits until all of a client's calls are answered.
+func (f *fixture) answers(host string, args ...string) {
+	f.t.Helper()
+	f.await(host+" is served", func() error {
+		out, code := f.try(host, append([]string{"meshecho", "call"}, args...)...)
+		if code != 0 {
+			return fmt.Errorf("exit code %d: %s", code, out[max(0, len(out)-300):])
+		}
+		return nil
+	})
 }
 
 // stop ends the client, which first waits for what is under way, and returns all
