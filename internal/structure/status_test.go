@@ -27,6 +27,7 @@ type document struct {
 // occurs in several has its own.
 var documents = []document{
 	{"`agent status -o json`", reflect.TypeFor[agent.Status]()},
+	{"`agent path -o json` and `controlplane path -o json`", reflect.TypeFor[agent.Paths]()},
 	{"`controlplane status -o json`", reflect.TypeFor[controlplane.Status]()},
 	{"`controlplane check -o json`", reflect.TypeFor[controlplane.Checked]()},
 	{"Conflict", reflect.TypeFor[mesh.Conflict]()},
