@@ -217,6 +217,8 @@ func (w *workloads) tend(ctx context.Context, name string, issue issueWorkload) 
 			due = have.retryAt
 		} else {
 			have.take(b)
+			// From now on: a certificate is dated back for clocks that are behind.
+			have.renewAt = now.Add(have.until.Sub(now) / 2)
 			have.forUID, have.problem, have.retryAt = have.pod.UID, "", time.Time{}
 			due = have.renewAt
 			w.log.Info("certificate for a pod", "pod", have.pod.Namespace+"/"+have.pod.Name, "identity", want, "until", have.until)

@@ -53,7 +53,9 @@ func (l *loop) gateways() []mesh.Gateway {
 
 // gatewayCame notes a gateway's stream and where it says that it is.
 func (l *loop) gatewayCame(id gatewayID, addrs []netip.Addr) error {
-	if _, ok := l.clusters[id.cluster]; !ok {
+	if _, ok := l.clusters[id.cluster]; !ok && !l.synced {
+		return status.Errorf(codes.Unavailable, "the control plane has not read its sources yet")
+	} else if !ok {
 		return status.Errorf(codes.FailedPrecondition, "cluster %s is not known to the control plane: declare it first", id.cluster)
 	}
 	s := l.gatewayStates[id]

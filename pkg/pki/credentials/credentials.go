@@ -35,6 +35,10 @@ type Credentials struct {
 
 	mu     sync.Mutex
 	bundle *pki.Bundle
+	// renewAt is when half of the bundle's life is over, counted from when it came:
+	// it begins earlier, for clocks that are behind, which may be most of a short
+	// life. Of one from an earlier run only the beginning is known.
+	renewAt time.Time
 	// dismissed: a certificate was given up once for another by the token.
 	dismissed bool
 }
@@ -61,7 +65,7 @@ func Open(o Options) (*Credentials, error) {
 		o.Log.Warn("the certificate on disk is another's; joining again", "certificate", got, "identity", o.Identity)
 		return c, nil
 	}
-	c.bundle = b
+	c.bundle, c.renewAt = b, middle(b.NotBefore(), b.NotAfter())
 	return c, nil
 }
 
@@ -184,14 +188,15 @@ func (c *Credentials) replace(what string, get func(csr []byte) (chain, roots []
 	if err != nil {
 		return fmt.Errorf("the control plane's certificate: %w", err)
 	}
-	if now := c.o.Now(); !now.Before(b.NotAfter()) {
+	now := c.o.Now()
+	if !now.Before(b.NotAfter()) {
 		return fmt.Errorf("the new certificate ended at %v, and by this host's clock it is %v: set the clock of this host", b.NotAfter().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	if got := b.Identity(); got != c.o.Identity {
 		return fmt.Errorf("the control plane's certificate is of %v, not of %v", got, c.o.Identity)
 	}
 	c.mu.Lock()
-	c.bundle = b
+	c.bundle, c.renewAt = b, middle(now, b.NotAfter())
 	c.mu.Unlock()
 	c.o.Log.Info(what, "identity", c.o.Identity, "until", b.NotAfter())
 	if _, err := pki.SaveCertificate(c.o.Dir, key, chain, roots); err != nil {
@@ -200,3 +205,5 @@ func (c *Credentials) replace(what string, get func(csr []byte) (chain, roots []
 	}
 	return nil
 }
+
+func middle(a, b time.Time) time.Time { return a.Add(b.Sub(a) / 2) }

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/flatmesh/flatmesh/pkg/mesh"
@@ -30,8 +29,9 @@ const life = time.Hour
 
 // controlPlane issues by a real CA, in the place of one that is asked by gRPC.
 type controlPlane struct {
-	t  *testing.T
-	ca *pki.Authority
+	t    *testing.T
+	ca   *pki.Authority
+	life time.Duration // of what it issues
 
 	mu sync.Mutex
 	// refuses is what every call is answered with, where it is set.
@@ -55,7 +55,7 @@ func newControlPlane(t *testing.T) *controlPlane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &controlPlane{t: t, ca: ca}
+	return &controlPlane{t: t, ca: ca, life: life}
 }
 
 func (p *controlPlane) issue(id pki.Identity, csr []byte) (chain, roots [][]byte, err error) {
@@ -70,7 +70,7 @@ func (p *controlPlane) issue(id pki.Identity, csr []byte) (chain, roots [][]byte
 	if err != nil {
 		return nil, nil, err
 	}
-	chain, err = p.ca.Issue(id, pub, time.Now(), life)
+	chain, err = p.ca.Issue(id, pub, time.Now(), p.life)
 	return chain, p.ca.Roots(), err
 }
 
@@ -370,100 +370,4 @@ func TestMeshWithANewCA(t *testing.T) {
 		t.Fatal(err)
 	}
 	renewed.expect(c, gw)
-}
-
-// The clock in a bubble stands still while anything runs.
-func TestRenewAtHalfOfItsLife(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newControlPlane(t)
-		o := options(t, t.TempDir(), p.tokenFile(gw))
-		c := p.joined(o)
-		first := key(c)
-		b := c.good()
-		half := b.NotBefore().Add(b.NotAfter().Sub(b.NotBefore()) / 2)
-		p.answer(nil)
-
-		done := make(chan error, 1)
-		go func() { done <- c.Renew(t.Context(), p.renew) }()
-		wait(time.Until(half) - time.Second)
-		if p.answer(nil) != 0 {
-			t.Error("renewed before half of the life was over")
-		}
-		wait(2 * time.Second)
-		if err, calls := <-done, p.answer(nil); err != nil || calls != 1 {
-			t.Errorf("asked %d times: %v", calls, err)
-		}
-		if same(first, key(c)) {
-			t.Error("renewed with the old key")
-		}
-		p.expect(c, gw)
-		if !same(key(c), key(open(t, o))) {
-			t.Error("the new certificate is not on disk")
-		}
-	})
-}
-
-func TestRenewGoesOnWhileItFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newControlPlane(t)
-		c := p.joined(options(t, t.TempDir(), p.tokenFile(gw)))
-		first := key(c)
-		p.answer(errors.New("disk full"))
-		done := make(chan error, 1)
-		go func() { done <- c.Renew(t.Context(), p.renew) }()
-		wait(life * 3 / 4)
-		if calls := p.answer(errors.New("disk full")); calls < 5 || calls > 100 {
-			t.Errorf("asked %d times in a quarter of the life", calls)
-		}
-		if !same(first, key(c)) {
-			t.Error("the certificate went though there is no other")
-		}
-		p.expect(c, gw)
-		p.answer(nil)
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		if same(first, key(c)) {
-			t.Error("not renewed in the end")
-		}
-
-		// One that ends meanwhile is no longer shown.
-		p.answer(errors.New("disk full"))
-		ctx, cancel := context.WithCancel(t.Context())
-		go func() { done <- c.Renew(ctx, p.renew) }()
-		wait(2 * life)
-		p.expect(c, pki.Identity{})
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v", err)
-		}
-	})
-}
-
-// A control plane that never answers holds nothing up.
-func TestRenewIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newControlPlane(t)
-		c := p.joined(options(t, t.TempDir(), p.tokenFile(gw)))
-		calls := 0
-		done := make(chan error, 1)
-		go func() {
-			done <- c.Renew(t.Context(), func(ctx context.Context, csr []byte) ([][]byte, [][]byte, error) {
-				if calls++; calls == 1 {
-					<-ctx.Done()
-					return nil, nil, ctx.Err()
-				}
-				return p.renew(ctx, csr)
-			})
-		}()
-		if err := <-done; err != nil || calls != 2 {
-			t.Errorf("asked %d times: %v", calls, err)
-		}
-	})
-}
-
-// wait lets the bubble's clock go on.
-func wait(d time.Duration) {
-	<-time.NewTimer(d).C
-	synctest.Wait()
 }

@@ -18,13 +18,13 @@ const (
 // that shows the present one. It returns what JoinFunc does.
 type RenewFunc func(ctx context.Context, csr []byte) (chain, roots [][]byte, err error)
 
-// Renew waits for half of the certificate's life to be over, and replaces it by one
-// of a new key. It tries again while that fails, since the present one is still
+// Renew waits for half of the certificate's life with its holder to be over, and
+// replaces it by one of a new key. It tries again while that fails, since the present one is still
 // good and so is what it is used for: its only error is that of ctx. Connections
 // made before go on with the old certificate.
 func (c *Credentials) Renew(ctx context.Context, renew RenewFunc) error {
 	for {
-		wait := c.half().Sub(c.o.Now())
+		wait := c.due().Sub(c.o.Now())
 		if wait <= 0 {
 			err := c.renewOnce(ctx, renew)
 			if err == nil {
@@ -52,15 +52,14 @@ func (c *Credentials) renewOnce(ctx context.Context, renew RenewFunc) error {
 	return c.replace("certificate renewed", func(csr []byte) ([][]byte, [][]byte, error) { return renew(ctx, csr) })
 }
 
-// half returns when half of the certificate's life is over.
-func (c *Credentials) half() time.Time {
+// due returns when to renew.
+func (c *Credentials) due() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bundle == nil {
 		return c.o.Now()
 	}
-	begin, end := c.bundle.NotBefore(), c.bundle.NotAfter()
-	return begin.Add(end.Sub(begin) / 2)
+	return c.renewAt
 }
 
 // pause returns how long to wait after a try that failed: some ten tries fit into
