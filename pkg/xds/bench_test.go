@@ -162,7 +162,7 @@ type crowd struct {
 func gather(b *testing.B, clients int, s benchServer) *crowd {
 	b.Helper()
 	ln := bufconn.Listen(1 << 20)
-	gs := grpc.NewServer(grpc.SharedWriteBuffer(true))
+	gs := grpc.NewServer()
 	s.register(gs)
 	ended := make(chan error, 1)
 	go func() { ended <- gs.Serve(ln) }()
@@ -178,7 +178,7 @@ func gather(b *testing.B, clients int, s benchServer) *crowd {
 	c.want.Store(int64(clients * benchNames))
 	var conns []*grpc.ClientConn
 	for range benchConns {
-		conn, err := grpc.NewClient("passthrough:///x", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithSharedWriteBuffer(true),
+		conn, err := grpc.NewClient("passthrough:///x", grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return ln.DialContext(ctx) }))
 		if err != nil {
 			b.Fatal(err)

@@ -41,11 +41,11 @@ func (w *watch) amend(subscribe, unsubscribe []string) {
 		if _, named := w.names[n]; !named {
 			continue // the wildcard, or taken back in the same request
 		}
-		if !w.index.add(topic{byName, w.typeURL, n}, w) {
-			// A name that is asked for again is answered again, though nothing
-			// changed: the client says that way that it has lost the resource.
-			delete(w.known, n)
-		}
+		w.index.add(topic{byName, w.typeURL, n}, w)
+		// What is asked for is answered, also where it was sent before, by this name
+		// or under the wildcard: the client may have forgotten it.
+		// https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#subscribing-to-resources
+		delete(w.known, n)
 		w.soil(n)
 	}
 	for _, n := range unsubscribe {
@@ -54,8 +54,10 @@ func (w *watch) amend(subscribe, unsubscribe []string) {
 		}
 		w.index.remove(topic{byName, w.typeURL, n}, w)
 		delete(w.pending, n)
-		// Under a wildcard go-control-plane takes it from known, since the client
-		// wants to hear whether it is still there.
+		if w.wildcard {
+			// The client wants to hear whether it is still there.
+			w.known[n] = ""
+		}
 		w.soil(n)
 	}
 }

@@ -13,6 +13,7 @@ import (
 //	set a=1 b=1          the set holds exactly this now
 //	drop                 the set is dropped
 //	sub a b have a=1     subscribe, with what the client has already
+//	sub a without b      subscribe to the one and unsubscribe from the other
 //	unsub a              unsubscribe
 //	ack, nack            answer the last response
 //	want +a=1 -b         this, in one response, comes next
@@ -41,8 +42,11 @@ var scripts = map[string]string{
 	"nothing is wanted any more":                      "set a=1; sub a; want +a=1; unsub a; quiet; set; quiet; set a=3; quiet",
 
 	"a name beside the wildcard":                            "set a=1; sub * x; want +a=1 -x; ack; set a=1 x=1 b=1; want +b=1 +x=1",
+	"a name that came under the wildcard is asked for":      "set a=1 b=1; sub *; want +a=1 +b=1; ack; sub a; want +a=1; ack; quiet",
+	"and the wildcard is let go at once":                    "set a=1 b=1; sub *; want +a=1 +b=1; ack; sub a without *; want +a=1; ack; quiet; set a=2 b=2; want +a=2; ack; quiet",
 	"it is let go: the client hears what the wildcard says": "set a=1; sub * a; want +a=1; ack; unsub a; want +a=1; ack; quiet",
 	"or that it is not there":                               "set; sub * x; want -x; ack; unsub x; want -x; ack; quiet",
+	"also of one that was never asked for":                  "set a=1; sub *; want +a=1; ack; unsub a x; want +a=1 -x; ack; quiet",
 	"the wildcard is let go":                                "set a=1 b=1; sub *; want +a=1 +b=1; ack; unsub *; quiet; set a=2 b=1; quiet; sub a; want +a=2; sub b; want +b=1; ack; quiet",
 	"but for a name":                                        "set a=1 b=1; sub * a; want +a=1 +b=1; ack; unsub *; quiet; set a=2 b=2; want +a=2; ack; quiet",
 	"and taken again":                                       "set a=1; sub *; want +a=1; ack; unsub *; quiet; set a=2; sub *; want +a=2",
@@ -82,7 +86,11 @@ func TestDelta(t *testing.T) {
 					s.cache.Drop(set)
 				case "sub":
 					names, have, _ := strings.Cut(rest, "have")
-					req := &discovery.DeltaDiscoveryRequest{TypeUrl: thing, ResourceNamesSubscribe: strings.Fields(names), InitialResourceVersions: map[string]string{}}
+					names, without, _ := strings.Cut(names, "without")
+					req := &discovery.DeltaDiscoveryRequest{
+						TypeUrl: thing, ResourceNamesSubscribe: strings.Fields(names), ResourceNamesUnsubscribe: strings.Fields(without),
+						InitialResourceVersions: map[string]string{},
+					}
 					for _, r := range things(strings.Fields(have)...) {
 						req.InitialResourceVersions[r.GetName()] = r.GetVersion()
 					}

@@ -2,25 +2,9 @@ package xds
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"maps"
-	"slices"
 	"sync"
 
-	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-)
-
-const (
-	// maxNamesAtOnce bounds the names in one request, so that it stays below the
-	// 4 MB that gRPC servers take.
-	maxNamesAtOnce = 4096
-	// maxVerdicts bounds the ACKs and NACKs of one type that wait to be sent.
-	maxVerdicts = 8
 )
 
 // DeltaClient is a client of delta ADS whose subscriptions may change at any
@@ -34,6 +18,9 @@ type DeltaClient struct {
 	running bool
 	types   []*subscribed // in the order of their first Add
 	wake    chan struct{} // one slot: there is something to send
+	// anew: the stream is of no use any more, see Add. end ends it.
+	anew bool
+	end  context.CancelCauseFunc
 }
 
 // subscribed is the state of one type. It is guarded by the client's mutex.
@@ -44,9 +31,10 @@ type subscribed struct {
 	names map[string]*held
 	all   map[string]string
 	// todo is what the stream is not yet told of names. begun: it has had a request
-	// for this type.
-	todo  map[string]step
-	begun bool
+	// for this type. lapsed: "*" was taken back on it.
+	todo   map[string]step
+	begun  bool
+	lapsed bool
 	// verdicts are the ACKs and NACKs to send.
 	verdicts []verdictOn
 }
@@ -55,9 +43,9 @@ type subscribed struct {
 type step uint8
 
 const (
-	add   step = iota
-	drop       // it knows of the name
-	renew      // dropped, then added: the caller has lost it meanwhile
+	add step = iota
+	drop
+	renew // dropped, then added: the caller has lost it meanwhile
 )
 
 // held is one subscription to a name. One that is removed and added again is
@@ -96,6 +84,13 @@ func (c *DeltaClient) Add(typeURL string, names ...string) {
 			// What the wildcard brought counts as had.
 			s.names[n] = &held{version: s.all[n]}
 			delete(s.all, n)
+			if n == wildcard && s.lapsed {
+				// A response from before would pass for one to the new subscription, and
+				// what is gone since then would stay: the server tells the end of what
+				// has no name of its own only to who has been sent it.
+				c.anew = true
+				c.end(errAnew)
+			}
 			if _, dropped := s.todo[n]; dropped {
 				s.todo[n] = renew
 			} else {
@@ -121,10 +116,12 @@ func (c *DeltaClient) Remove(typeURL string, names ...string) {
 			continue
 		}
 		delete(s.names, n)
-		if next, ok := s.todo[n]; ok && next == add {
-			delete(s.todo, n)
+		next, ok := s.todo[n]
+		if ok && next == add && (n == wildcard || s.names[wildcard] == nil) {
+			delete(s.todo, n) // the stream knows nothing of it
 		} else {
 			s.todo[n] = drop
+			s.lapsed = s.lapsed || n == wildcard
 		}
 		if n == wildcard {
 			clear(s.all)
@@ -140,7 +137,7 @@ func (c *DeltaClient) Resume(typeURL string, versions map[string]string) {
 	defer c.mu.Unlock()
 	if s := c.of(typeURL); s != nil {
 		for n, v := range versions {
-			s.took(n, s.names[n], v)
+			s.took(n, s.bringer(n), v)
 		}
 	}
 }
@@ -163,229 +160,33 @@ func (c *DeltaClient) rouse() {
 	}
 }
 
-// took notes a version that the caller has, or by an empty one that it has none.
-// h is the subscription that brought it, nil for the wildcard.
-func (s *subscribed) took(name string, h *held, version string) {
+// bringer is what made a resource wanted when a response brought it: the
+// subscriptions to its name and to "*", nil where there was none.
+type bringer struct{ named, all *held }
+
+func (s *subscribed) bringer(name string) bringer {
+	return bringer{s.names[name], s.names[wildcard]}
+}
+
+// doubtful stands for the version of what the caller may have or not, because it
+// removed the subscription while it took the resource. No server gives a
+// resource this version, so that the next one tells what is the case.
+const doubtful = "\x00?"
+
+// took notes a version that the caller has taken, or by an empty one that it has
+// none.
+func (s *subscribed) took(name string, by bringer, version string) {
+	now := s.bringer(name)
+	if version != "" && now != by {
+		version = doubtful
+	}
 	switch {
-	case h != nil:
-		h.version = version
-	case s.names[wildcard] == nil || s.names[name] != nil:
+	case now.named != nil:
+		now.named.version = version
+	case now.all == nil:
 	case version == "":
 		delete(s.all, name)
 	default:
 		s.all[name] = version
 	}
-}
-
-// Run runs one stream until ctx ends or it fails, whose error it returns. Only
-// one runs at a time. node describes the client in the first request.
-func (c *DeltaClient) Run(ctx context.Context, conn grpc.ClientConnInterface, node *core.Node) error {
-	if err := c.begin(); err != nil {
-		return err
-	}
-	defer c.end()
-	ctx, cancel := context.WithCancel(ctx)
-	str, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
-	if err != nil {
-		cancel()
-		return fmt.Errorf("open the xDS stream: %w", err)
-	}
-	// A server that does not read holds the sender in Send; the receiver goes on.
-	var sender sync.WaitGroup
-	defer sender.Wait()
-	defer cancel()
-	sender.Go(func() { c.send(ctx, str, node) })
-	for {
-		resp, err := str.Recv()
-		if err != nil {
-			return fmt.Errorf("xDS stream: %w", err)
-		}
-		c.receive(resp)
-	}
-}
-
-// begin forgets what the last stream was told.
-func (c *DeltaClient) begin() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.running {
-		return errors.New("the delta client has a stream already")
-	}
-	c.running = true
-	for _, s := range c.types {
-		s.begun, s.verdicts = false, nil
-		clear(s.todo)
-		for n := range s.names {
-			s.todo[n] = add
-		}
-	}
-	c.rouse()
-	return nil
-}
-
-func (c *DeltaClient) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.running = false
-}
-
-// send sends what there is to send until the stream ends.
-func (c *DeltaClient) send(ctx context.Context, str discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesClient, node *core.Node) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-c.wake:
-		}
-		for _, req := range c.requests() {
-			req.Node, node = node, nil
-			if err := str.Send(req); err != nil {
-				return // Recv has the cause
-			}
-		}
-	}
-}
-
-// requests takes what there is to send.
-func (c *DeltaClient) requests() []*discovery.DeltaDiscoveryRequest {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var out []*discovery.DeltaDiscoveryRequest
-	for _, s := range c.types {
-		for _, v := range s.verdicts {
-			out = append(out, &discovery.DeltaDiscoveryRequest{TypeUrl: s.typeURL, ResponseNonce: v.nonce, ErrorDetail: v.refused})
-		}
-		// A change of the subscription rides on the last ACK.
-		changes := s.changes()
-		if len(s.verdicts) > 0 && len(changes) > 0 {
-			last := out[len(out)-1]
-			changes[0].ResponseNonce, changes[0].ErrorDetail = last.GetResponseNonce(), last.GetErrorDetail()
-			out = out[:len(out)-1]
-		}
-		s.verdicts = nil
-		out = append(out, changes...)
-	}
-	return out
-}
-
-// changes takes the changes of the subscription that the stream is not told yet.
-func (s *subscribed) changes() []*discovery.DeltaDiscoveryRequest {
-	var subscribe, unsubscribe, renewed []string
-	for _, n := range slices.Sorted(maps.Keys(s.todo)) { // "*" comes early
-		switch s.todo[n] {
-		case add:
-			subscribe = append(subscribe, n)
-		case drop:
-			unsubscribe = append(unsubscribe, n)
-		case renew:
-			unsubscribe = append(unsubscribe, n)
-			renewed = append(renewed, n)
-		}
-	}
-	clear(s.todo)
-	return append(s.requests(subscribe, unsubscribe), s.requests(renewed, nil)...)
-}
-
-// requests makes requests of at most maxNamesAtOnce names each way.
-func (s *subscribed) requests(subscribe, unsubscribe []string) []*discovery.DeltaDiscoveryRequest {
-	var out []*discovery.DeltaDiscoveryRequest
-	for len(subscribe)+len(unsubscribe) > 0 {
-		req := &discovery.DeltaDiscoveryRequest{TypeUrl: s.typeURL}
-		req.ResourceNamesUnsubscribe, unsubscribe = cut(unsubscribe)
-		req.ResourceNamesSubscribe, subscribe = cut(subscribe)
-		if !s.begun {
-			req.InitialResourceVersions = s.versions(req.ResourceNamesSubscribe)
-		}
-		s.begun = true
-		out = append(out, req)
-	}
-	return out
-}
-
-func cut(names []string) (now, later []string) {
-	n := min(len(names), maxNamesAtOnce)
-	return names[:n:n], names[n:]
-}
-
-// versions returns what the caller has, of the first request's names and under
-// the wildcard. Only the first request of a type may say it; of names that come
-// in later ones the server sends what there is.
-func (s *subscribed) versions(names []string) map[string]string {
-	out := map[string]string{}
-	if s.names[wildcard] != nil {
-		// Of these the server would not say otherwise that one is gone.
-		maps.Copy(out, s.all)
-	}
-	for _, n := range names {
-		if h := s.names[n]; h != nil && h.version != "" {
-			out[n] = h.version
-		}
-	}
-	return out
-}
-
-// receive hands on one response and answers it.
-func (c *DeltaClient) receive(resp *discovery.DeltaDiscoveryResponse) {
-	c.mu.Lock()
-	s := c.of(resp.GetTypeUrl())
-	if s == nil { // a type that was never asked for
-		c.mu.Unlock()
-		return
-	}
-	u := Update{TypeURL: resp.GetTypeUrl()}
-	brought := map[string]*held{}
-	versions := map[string]string{}
-	want := func(name string) bool {
-		h := s.names[name]
-		if h == nil && s.names[wildcard] == nil {
-			return false
-		}
-		brought[name] = h
-		return true
-	}
-	for _, r := range resp.GetResources() {
-		if want(r.GetName()) {
-			u.Resources = append(u.Resources, r)
-			versions[r.GetName()] = r.GetVersion()
-		}
-	}
-	for _, n := range resp.GetRemovedResources() {
-		if want(n) {
-			u.Removed = append(u.Removed, n)
-			versions[n] = ""
-		}
-	}
-	c.mu.Unlock()
-
-	err := c.apply(u)
-
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err == nil {
-		for n, version := range versions {
-			s.took(n, brought[n], version)
-		}
-	}
-	s.answer(verdictOf(resp.GetNonce(), err))
-	c.rouse()
-}
-
-// verdictOf is an ACK of the response with a nonce, or its NACK for err.
-func verdictOf(nonce string, err error) verdictOn {
-	v := verdictOn{nonce: nonce}
-	if err != nil {
-		v.refused = &rpcstatus.Status{Code: int32(codes.InvalidArgument), Message: err.Error()}
-	}
-	return v
-}
-
-// answer puts an ACK or NACK to what is sent. An ACK stands for those before
-// it, and the newest verdict replaces the last one where there are too many: the
-// server does not read.
-func (s *subscribed) answer(v verdictOn) {
-	if n := len(s.verdicts); n > 0 && (n == maxVerdicts || v.refused == nil && s.verdicts[n-1].refused == nil) {
-		s.verdicts[n-1] = v
-		return
-	}
-	s.verdicts = append(s.verdicts, v)
 }

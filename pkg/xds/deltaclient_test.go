@@ -74,8 +74,10 @@ func (h *holder) remove(names ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, n := range names {
-		delete(h.names, n)
-		delete(h.state, n)
+		if h.names[n] { // else it is not this subscription's
+			delete(h.names, n)
+			delete(h.state, n)
+		}
 	}
 	if !h.names["*"] {
 		maps.DeleteFunc(h.state, func(n, _ string) bool { return !h.names[n] })
@@ -299,8 +301,14 @@ func TestDeltaClientAgreesWithItsWishes(t *testing.T) {
 			}
 		}
 		h.mu.Unlock()
+		var state map[string]string
+		defer func() {
+			if t.Failed() {
+				t.Logf("holder %d wants %v of %v and has %v", i, h.names, want, state)
+			}
+		}()
 		eventually(t, fmt.Sprintf("holder %d holds %v", i, want), func() bool {
-			state, _ := h.read()
+			state, _ = h.read()
 			return maps.Equal(state, want)
 		})
 	}

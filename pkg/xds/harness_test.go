@@ -72,7 +72,7 @@ func (s *service) start(t testing.TB, source Source) {
 // run serves what register registers, and connects to it.
 func (s *service) run(t testing.TB, register func(*grpc.Server)) {
 	t.Helper()
-	gs := grpc.NewServer(grpc.SharedWriteBuffer(true))
+	gs := grpc.NewServer(ServerOptions()...)
 	register(gs)
 	ln := bufconn.Listen(1 << 20)
 	ended := make(chan error, 1)

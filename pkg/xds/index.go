@@ -71,8 +71,7 @@ func (x *index) locked(t topic) *shard {
 	return s
 }
 
-// add reports whether w is new to t.
-func (x *index) add(t topic, w *watch) bool {
+func (x *index) add(t topic, w *watch) {
 	s := x.locked(t)
 	defer s.mu.Unlock()
 	f := s.topics[t]
@@ -85,7 +84,6 @@ func (x *index) add(t topic, w *watch) bool {
 	if !there {
 		f.watches = slices.Insert(f.watches, i, w) // at the end, for a new watch
 	}
-	return !there
 }
 
 func (x *index) remove(t topic, w *watch) {
@@ -133,44 +131,23 @@ func (x *index) watches(list []*watch, t topic) []*watch {
 	return list
 }
 
-// count returns how many watches t has.
-func (x *index) count(t topic) int {
-	s := x.locked(t)
+// among appends those of ofView, the watches of one view, that subscribed to a
+// name. It walks the smaller of the two: a view has few watches where it is a
+// node, a name where it is a service that few use.
+func (x *index) among(list, ofView []*watch, typeURL, view, name string) []*watch {
+	s := x.locked(topic{byName, typeURL, name})
 	defer s.mu.Unlock()
-	if f := s.topics[t]; f != nil {
-		return len(f.watches)
-	}
-	return 0
-}
-
-// inView appends the watches of one view that subscribed to a name. It walks the
-// smaller of the two: a view has few watches where it is a node, a name where it
-// is a service that few use.
-func (x *index) inView(list []*watch, typeURL, view, name string) []*watch {
-	named := topic{byName, typeURL, name}
-	ofView := topic{byView, typeURL, view}
-	few := x.count(ofView)
-	s := x.locked(named)
-	f := s.topics[named]
-	if f == nil {
-		s.mu.Unlock()
-		return list
-	}
-	if len(f.watches) <= few {
-		defer s.mu.Unlock()
+	f := s.topics[topic{byName, typeURL, name}]
+	switch {
+	case f == nil:
+	case len(f.watches) <= len(ofView):
 		for _, w := range f.watches {
 			if w.view == view {
 				list = append(list, w)
 			}
 		}
-		return list
-	}
-	s.mu.Unlock()
-	candidates := x.watches(nil, ofView)
-	s = x.locked(named)
-	defer s.mu.Unlock()
-	if f = s.topics[named]; f != nil {
-		for _, w := range candidates {
+	default:
+		for _, w := range ofView {
 			if _, there := f.find(w); there {
 				list = append(list, w)
 			}

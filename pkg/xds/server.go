@@ -135,13 +135,17 @@ func (s *Server) Changed(typeURL string, names ...string) {
 
 // ChangedIn is Changed in one view; without names, for all that it holds.
 func (s *Server) ChangedIn(typeURL, view string, names ...string) {
+	ofView := s.index.watches(nil, topic{byView, typeURL, view})
+	if len(ofView) == 0 {
+		return
+	}
 	r := round{id: s.rounds.Add(1)}
 	if len(names) == 0 {
-		r.mark(s.index.watches(nil, topic{byView, typeURL, view}))
+		r.mark(ofView)
 	} else {
 		var list []*watch
 		for _, n := range names {
-			list = s.index.inView(list[:0], typeURL, view, n)
+			list = s.index.among(list[:0], ofView, typeURL, view, n)
 			r.mark(list, n)
 		}
 		r.mark(s.index.watches(list[:0], topic{wildcardsOf, typeURL, view}), names...)

@@ -18,6 +18,9 @@ type Spread struct {
 	cluster  string
 	prefer   mesh.Preference
 	groups   []group
+	// ready and ending are the families of the gateways for the groups that are not
+	// terminating, and for those that are.
+	ready, ending familySet
 }
 
 // group is the endpoints of one Class in one locality.
@@ -72,7 +75,31 @@ func NewSpread(r *mesh.Resolver, name string, s *mesh.Service, cluster string, s
 			sp.groups[j].addrs = append(sp.groups[j].addrs, b.Addr)
 		}
 	}
+	sp.ready, sp.ending = sp.gatewayFamilies(false), sp.gatewayFamilies(true)
 	return sp
+}
+
+// familySet has a bit for each mesh.Families.
+type familySet byte
+
+func (s *familySet) add(f mesh.Family) { *s |= 1 << slices.Index(mesh.Families[:], f) }
+
+// gatewayFamilies returns the families of all gateways that stand in, or stand
+// by, for some group: which of them a client can use depends on its node's.
+func (s *Spread) gatewayFamilies(terminating bool) (out familySet) {
+	seen := map[string]bool{}
+	for i := range s.groups {
+		t := &s.groups[i].target
+		if s.groups[i].terminating != terminating || t.Node.Cluster == s.cluster || !t.TCP || !t.TLS || seen[t.Node.Cluster] {
+			continue
+		}
+		seen[t.Node.Cluster] = true
+		gateways, _ := s.resolver.Gateways(mesh.NodeID{Cluster: s.cluster}, t.Node.Cluster)
+		for _, g := range gateways {
+			out.add(mesh.FamilyOf(g.Addr))
+		}
+	}
+	return out
 }
 
 // otherFamily says of a backend that it is the second address of a dual-stack
@@ -112,24 +139,42 @@ func TargetOf(part *mesh.ServicePart, port *mesh.ServicePort, b mesh.Backend) me
 	}
 }
 
-// AppendKey appends the view key of a client: clients with equal keys have the
-// same Assignment.
+// AppendKey appends the view key of a client: clients have equal keys where they
+// have the same Assignment.
 func (s *Spread) AppendKey(key []byte, reach mesh.Reachability, client mesh.NodeID) []byte {
-	n, ok := s.resolver.Node(client)
-	families := byte(0) // which gateways it can use depends on these
-	if ok {
+	n, _ := s.resolver.Node(client)
+	own := s.ready | s.ending
+	if n != nil && len(n.Addresses) > 0 {
+		own = 0
 		for _, a := range n.Addresses {
-			families |= byte(mesh.FamilyOf(a))
-		}
-		if s.prefer == mesh.PreferZone {
-			key = append(append(append(append(key, n.Region...), 0), n.Zone...), 0)
+			own.add(mesh.FamilyOf(a))
 		}
 	}
-	key = append(key, families)
+	key, usable := s.appendPaths(key, reach, client, n, false)
+	if usable { // see Assignment
+		return append(key, byte(s.ready&own))
+	}
+	key, _ = s.appendPaths(key, reach, client, n, true)
+	return append(key, byte(s.ending&own))
+}
+
+// appendPaths appends how a client on a node, which may be nil, reaches each of
+// the groups that are terminating or not, and reports whether it reaches any.
+func (s *Spread) appendPaths(key []byte, reach mesh.Reachability, client mesh.NodeID, n *mesh.Node, terminating bool) (_ []byte, usable bool) {
 	for i := range s.groups {
-		key = append(key, byte(s.resolver.Path(reach, client, s.groups[i].target).Kind))
+		g := &s.groups[i]
+		if g.terminating != terminating {
+			continue
+		}
+		kind := s.resolver.Path(reach, client, g.target).Kind
+		usable = usable || kind != mesh.None
+		b := byte(kind) << 1
+		if kind == mesh.Direct {
+			b |= s.priority(n, g)
+		}
+		key = append(key, b)
 	}
-	return key
+	return key, usable
 }
 
 // Assignment returns what a client gets.
@@ -138,6 +183,7 @@ func (s *Spread) Assignment(reach mesh.Reachability, client mesh.NodeID) Assignm
 	if s.prefer != mesh.PreferNone {
 		a.GatewayPriority = 1
 	}
+	n, _ := s.resolver.Node(client)
 	// Terminating endpoints serve where nothing else does.
 	for _, terminating := range []bool{false, true} {
 		usable := false
@@ -151,7 +197,7 @@ func (s *Spread) Assignment(reach mesh.Reachability, client mesh.NodeID) Assignm
 			usable = usable || p.Kind != mesh.None
 			if p.Kind == mesh.Direct {
 				for _, addr := range g.addrs {
-					a.Direct = append(a.Direct, Direct{Addr: addr, Node: g.target.Node, Region: g.region, Zone: g.zone, Reason: p.Reason, Priority: s.priority(client, g)})
+					a.Direct = append(a.Direct, Direct{Addr: addr, Node: g.target.Node, Region: g.region, Zone: g.zone, Reason: p.Reason, Priority: s.priority(n, g)})
 				}
 			}
 			if g.target.Node.Cluster == s.cluster {
@@ -207,16 +253,15 @@ func (s *Spread) remote(remotes map[string]*Remote, client mesh.NodeID, g *group
 	return m
 }
 
-// priority is 0 for what the service prefers, and for everything where it
-// prefers nothing.
-func (s *Spread) priority(client mesh.NodeID, g *group) uint8 {
+// priority is 0 for what the service prefers for clients on a node, which may be
+// nil, and for everything where it prefers nothing; else 1.
+func (s *Spread) priority(n *mesh.Node, g *group) uint8 {
 	preferred := true
 	switch s.prefer {
 	case mesh.PreferCluster:
 		preferred = g.target.Node.Cluster == s.cluster
 	case mesh.PreferZone:
-		n, ok := s.resolver.Node(client)
-		preferred = ok && n.Zone != "" && n.Zone == g.zone && n.Region == g.region
+		preferred = n != nil && n.Zone != "" && n.Zone == g.zone && n.Region == g.region
 	case mesh.PreferNone:
 	}
 	if preferred {

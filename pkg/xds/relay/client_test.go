@@ -180,6 +180,21 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+// That there is nothing is an answer, once the control plane has given it.
+func TestEnvoyWildcardOfNothing(t *testing.T) {
+	c, n := newControlPlane(t), newNode(t)
+	c.down()
+	n.start(c)
+	s := n.openDelta(n.connect(), "envoy")
+	s.subscribe(envoyCDS.typeURL)
+	n.follows("asked for", envoyCDS, wildcard)
+	c.up()
+	s.expect("")
+	if list, ok := n.relay.cache.Names(string(build.Envoy), envoyCDS.typeURL); !ok || len(list) > 0 {
+		t.Errorf("names %v, %v", list, ok)
+	}
+}
+
 // An Envoy gets everything by wildcard, from disk too, and never a part of it as if
 // it were all.
 func TestEnvoyWildcard(t *testing.T) {

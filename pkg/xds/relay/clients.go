@@ -3,6 +3,9 @@ package relay
 import (
 	"maps"
 	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // clients are the streams that are open now, by pod.
@@ -17,18 +20,26 @@ type pod struct {
 	streams int
 }
 
-// enter notes that a session begins.
-func (r *Relay) enter(s *session) {
+// maxPodStreams bounds the streams of a pod: as many as connections, since gRPC opens
+// one on each.
+const maxPodStreams = maxPodConns
+
+// enter notes that a session begins. Its error is a gRPC status.
+func (r *Relay) enter(s *session) error {
 	r.clients.mu.Lock()
 	defer r.clients.mu.Unlock()
-	r.clients.sessions[s] = struct{}{}
 	p := r.clients.pods[s.client.pod]
 	if p == nil {
 		p = &pod{asker: asker{unknown: map[*entry]int{}}}
 		r.clients.pods[s.client.pod] = p
 	}
+	if p.streams == maxPodStreams {
+		return status.Errorf(codes.ResourceExhausted, "this pod has %d streams already", maxPodStreams)
+	}
 	p.streams++
 	s.asker = &p.asker
+	r.clients.sessions[s] = struct{}{}
+	return nil
 }
 
 // leave notes that a session has ended.

@@ -151,7 +151,7 @@ func (j *journal) account(k key, n int64, gone bool) {
 	}
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 // appendRecord appends a record to b.
 func appendRecord(b []byte, r record) ([]byte, error) {
@@ -177,7 +177,7 @@ func appendRecord(b []byte, r record) ([]byte, error) {
 		return nil, fmt.Errorf("%s %s: %d bytes are too many to keep", r.typeURL, r.name, len(content))
 	}
 	binary.LittleEndian.PutUint32(b[start:], uint32(len(content)))
-	binary.LittleEndian.PutUint32(b[start+4:], crc32.Checksum(content, castagnoli))
+	binary.LittleEndian.PutUint32(b[start+4:], checksum(content))
 	return b, nil
 }
 
@@ -190,8 +190,7 @@ func readRecord(b []byte) (int64, record, error) {
 	}
 	length, sum := int64(binary.LittleEndian.Uint32(b)), binary.LittleEndian.Uint32(b[4:])
 	switch {
-	case length == 0 && len(bytes.Trim(b, "\x00")) == 0:
-		// Room that the file system had made, and not yet filled.
+	case length == 0 && zeros(b):
 		return 0, record{}, io.ErrUnexpectedEOF
 	case length == 0 || length > maxRecord:
 		return 0, record{}, fmt.Errorf("a record of %d bytes", length)
@@ -199,8 +198,8 @@ func readRecord(b []byte) (int64, record, error) {
 		return 0, record{}, io.ErrUnexpectedEOF
 	}
 	content := b[recordHead : recordHead+length]
-	if crc32.Checksum(content, castagnoli) != sum {
-		if recordHead+length == int64(len(b)) {
+	if checksum(content) != sum {
+		if zeros(b[recordHead+length:]) {
 			return 0, record{}, io.ErrUnexpectedEOF
 		}
 		return 0, record{}, errors.New("the checksum is wrong")
@@ -208,6 +207,10 @@ func readRecord(b []byte) (int64, record, error) {
 	r, err := parseRecord(content)
 	return recordHead + length, r, err
 }
+
+// zeros reports whether b is room at the end of the file that the file system had
+// made and that was not filled yet.
+func zeros(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }
 
 func parseRecord(b []byte) (record, error) {
 	var r record

@@ -37,24 +37,21 @@ func (c *cache) notSaved(records []record) {
 	}
 }
 
-// content returns everything that is to be kept.
+// content returns everything, also what is not to be kept.
 func (c *cache) content() []record {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []record
 	for _, s := range c.sets {
 		for _, e := range s.entries {
-			// That a name does not exist is not kept: by the time that it is read it may
-			// well do.
-			if e.answer == xds.Found {
-				out = append(out, s.record(e.key))
-			}
+			out = append(out, s.record(e.key))
 		}
 	}
 	return out
 }
 
-// record returns what is to be kept of a name. Must hold the cache's mutex.
+// record returns what is to be kept of a name: not that it does not exist, since by
+// the time that this is read it may well do. Must hold the cache's mutex.
 func (s *set) record(k key) record {
 	switch e := s.entries[k.name]; {
 	case e == nil || e.answer != xds.Found:

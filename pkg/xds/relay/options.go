@@ -62,8 +62,9 @@ type Options struct {
 // inText matches paths that need no quoting in a URI, in JSON or in a shell.
 var inText = regexp.MustCompile(`^(/[A-Za-z0-9._-]+)+$`)
 
-// maxSocketPath is what a Unix socket's address has room for (unix(7)).
-const maxSocketPath = 107
+// maxSocketPath is what a Unix socket's address has room for (unix(7)), less the
+// dot under which it is made.
+const maxSocketPath = 106
 
 func (o Options) withDefaults() Options {
 	o.PodDir = cmp.Or(o.PodDir, DefaultDir)

@@ -74,7 +74,7 @@ func Open(o Options) (*Relay, error) {
 		refusals: counters{n: map[setKey]uint64{}},
 	}
 	for _, kind := range kinds {
-		r.followers[kind] = newFollower(kind, o.Now, func(u xds.Update) error { return r.apply(kind, u) })
+		r.followers[kind] = newFollower(kind, o, func(u xds.Update) error { return r.apply(kind, u) })
 	}
 	r.cache = newCache(o, func(kind build.Kind) upstream { return r.followers[kind] })
 	// Refusals are counted by the session, which knows the kind.
@@ -134,7 +134,7 @@ func (r *Relay) Serve(ctx context.Context) error {
 		grpc.StreamInterceptor(r.intercept),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.ReadBufferSize(bufferSize), grpc.WriteBufferSize(bufferSize), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(bufferSize), grpc.WriteBufferSize(bufferSize),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxConnIdle}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)

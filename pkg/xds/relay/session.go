@@ -54,7 +54,9 @@ func (r *Relay) intercept(srv any, str grpc.ServerStream, _ *grpc.StreamServerIn
 		s.client, _ = p.Addr.(client)
 	}
 	s.ctx = context.WithValue(str.Context(), sessionKey{}, s)
-	r.enter(s)
+	if err := r.enter(s); err != nil {
+		return err
+	}
 	defer r.leave(s)
 	err := serve(srv, s)
 	s.mu.Lock()

@@ -31,7 +31,7 @@ func listen(path string) (*net.UnixListener, error) {
 		return fail(errors.New("something that is no socket is in its place; remove it"))
 	}
 	// It appears under its name only when it may be connected to.
-	tmp := filepath.Join(filepath.Dir(path), ".s")
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fail(err)
 	}
@@ -39,7 +39,7 @@ func listen(path string) (*net.UnixListener, error) {
 	if err != nil {
 		return fail(err)
 	}
-	// The next process puts its own in this place, perhaps before this one ends.
+	// Closing would remove what the next process may be making under that name.
 	l.SetUnlinkOnClose(false)
 	if err = os.Chmod(tmp, 0o666); err == nil {
 		err = os.Rename(tmp, path)

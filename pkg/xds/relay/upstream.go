@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ type follower struct {
 	*xds.DeltaClient
 	kind build.Kind
 	now  func() time.Time
+	log  *slog.Logger
 	// asked is closed once there is anything to ask for: a kind that nobody on the
 	// node is of costs no stream.
 	asked chan struct{}
@@ -35,8 +37,8 @@ type follower struct {
 	state UpstreamStatus
 }
 
-func newFollower(kind build.Kind, now func() time.Time, apply func(xds.Update) error) *follower {
-	f := &follower{kind: kind, now: now, asked: make(chan struct{}), state: UpstreamStatus{State: UpstreamIdle, Since: now()}}
+func newFollower(kind build.Kind, o Options, apply func(xds.Update) error) *follower {
+	f := &follower{kind: kind, now: o.Now, log: o.Log, asked: make(chan struct{}), state: UpstreamStatus{State: UpstreamIdle, Since: o.Now()}}
 	f.DeltaClient = xds.NewDeltaClient(func(u xds.Update) error {
 		f.become(UpstreamConnected, nil)
 		return apply(u)
@@ -64,7 +66,9 @@ func (f *follower) follow(ctx context.Context, conn grpc.ClientConnInterface, no
 		f.become(UpstreamConnecting, nil)
 		began := time.Now()
 		err := f.Run(ctx, conn, node)
-		f.become(UpstreamAway, err)
+		if f.become(UpstreamAway, err) && ctx.Err() == nil {
+			f.log.Warn("no xDS from the control plane; clients are served what it said last", "kind", f.kind, "err", err)
+		}
 		if time.Since(began) > 2*backoffMax {
 			wait = backoffMin
 		}
@@ -81,7 +85,8 @@ func (f *follower) follow(ctx context.Context, conn grpc.ClientConnInterface, no
 	}
 }
 
-func (f *follower) become(state UpstreamState, err error) {
+// become notes a new state, and reports whether its error is another than the last.
+func (f *follower) become(state UpstreamState, err error) (news bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.state.State != state {
@@ -90,12 +95,15 @@ func (f *follower) become(state UpstreamState, err error) {
 	if state == UpstreamConnected {
 		f.state.Error = ""
 	}
-	if err != nil {
-		f.state.Error = err.Error()
-		if s, ok := status.FromError(err); ok {
-			f.state.Error = s.Message()
-		}
+	if err == nil {
+		return false
 	}
+	was := f.state.Error
+	f.state.Error = err.Error()
+	if s, ok := status.FromError(err); ok {
+		f.state.Error = s.Message()
+	}
+	return f.state.Error != was
 }
 
 func (f *follower) status() UpstreamStatus {

@@ -9,14 +9,27 @@ import (
 	"github.com/flatmesh/flatmesh/pkg/xds/build"
 )
 
-// maxUnknown bounds how many names one pod may subscribe to that do not exist, or
-// of which nobody knows yet: each is asked of the control plane.
-const maxUnknown = 1000
+// What one pod may subscribe to, over all of its streams. An answer is held in
+// memory until the client has read it, so that these bound what one that does not
+// read costs.
+const (
+	// maxUnknown bounds the names that do not exist, or of which nobody knows yet:
+	// each is asked of the control plane.
+	maxUnknown = 1000
+	// maxSubscriptions bounds the names, each as often as a stream subscribes to it:
+	// room for two Envoys in a mesh of 20,000 services.
+	maxSubscriptions = 50_000
+	// maxWildcards bounds the subscriptions to everything of a type: an Envoy has
+	// two.
+	maxWildcards = 16
+)
 
-// asker is who subscribes: all that runs in one pod.
+// asker is who subscribes: all that runs in one pod. It is guarded by the cache's
+// mutex.
 type asker struct {
+	subscriptions, wildcards int
 	// unknown counts the subscriptions to names that did not exist when they were
-	// asked for; guarded by the cache's mutex.
+	// asked for.
 	unknown map[*entry]int
 }
 
@@ -27,16 +40,19 @@ func (c *cache) subscribe(a *asker, k setKey, name string) (*entry, error) {
 	defer c.mu.Unlock()
 	s := c.sets[k]
 	e := s.entries[name]
-	if !c.expected(s, name) {
-		if err := a.admit(e); err != nil {
-			return nil, err
-		}
-		if e == nil {
-			e = s.add(name)
-		}
-		a.unknown[e]++
-	} else if e == nil {
+	unknown := !c.expected(s, name)
+	if err := a.admit(e, name, unknown); err != nil {
+		return nil, err
+	}
+	if e == nil {
 		e = s.add(name)
+	}
+	a.subscriptions++
+	if name == wildcard {
+		a.wildcards++
+	}
+	if unknown {
+		a.unknown[e]++
 	}
 	e.users++
 	if e.idle != nil {
@@ -63,10 +79,15 @@ func (c *cache) expected(s *set, name string) bool {
 	return e != nil && e.answer == xds.Found
 }
 
-// admit refuses one more unknown name where there are too many. Must hold the
-// cache's mutex.
-func (a *asker) admit(e *entry) error {
-	if len(a.unknown) < maxUnknown || a.unknown[e] > 0 {
+// admit refuses one more subscription where there are too many; e is the name's
+// entry, if there is one. Must hold the cache's mutex.
+func (a *asker) admit(e *entry, name string, unknown bool) error {
+	switch {
+	case a.subscriptions >= maxSubscriptions:
+		return status.Errorf(codes.ResourceExhausted, "this pod has %d subscriptions already", maxSubscriptions)
+	case name == wildcard && a.wildcards >= maxWildcards:
+		return status.Errorf(codes.ResourceExhausted, "this pod has %d wildcard subscriptions already", maxWildcards)
+	case !unknown || len(a.unknown) < maxUnknown || a.unknown[e] > 0:
 		return nil
 	}
 	for u := range a.unknown {
@@ -86,6 +107,10 @@ func (c *cache) unsubscribe(a *asker, entries ...*entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range entries {
+		a.subscriptions--
+		if e.name == wildcard {
+			a.wildcards--
+		}
 		if n := a.unknown[e]; n > 1 {
 			a.unknown[e] = n - 1
 		} else {

@@ -6,7 +6,9 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 
 	"github.com/flatmesh/flatmesh/pkg/mesh"
@@ -40,10 +42,12 @@ type Listener interface {
 // Catalog is what is served. Its Set methods and Begin are for one goroutine;
 // Lookup, Names and Explain may be called from any.
 type Catalog struct {
-	opts  Options
-	life  context.Context
-	tell  Listener
-	leave *leaving
+	opts Options
+	life context.Context
+	tell Listener
+	// patience is how long clients have to acknowledge that a Listener or a route
+	// is gone before what it refers to goes too.
+	patience time.Duration
 
 	mu sync.RWMutex
 	// begun: everything was told once. Until then nothing is answered: what is
@@ -55,14 +59,17 @@ type Catalog struct {
 	// unheard are nodes whose report was waited for in vain.
 	unheard  map[mesh.NodeID]bool
 	services map[mesh.ServiceName]*served
+	// leaving are services as they were before, newest first, while clients may
+	// have Listeners and routes that refer to them: see leave.
+	leaving map[mesh.ServiceName][]*served
+	// byNode and byCluster find the services that depend on a node or a cluster,
+	// those that are leaving too.
+	byNode    index[mesh.NodeID]
+	byCluster index[string]
 
 	// wholes are made of all services together; wholesMu is taken after mu.
 	wholesMu sync.Mutex
 	wholes   map[wholeKey]*whole
-
-	// The rest belongs to the goroutine of the Set methods.
-	byNode    index[mesh.NodeID]
-	byCluster index[string]
 }
 
 // index maps what services depend on to their names.
@@ -84,12 +91,12 @@ func (x index[K]) remove(k K, n mesh.ServiceName) {
 
 // New returns an empty Catalog, which lives as long as ctx.
 func New(ctx context.Context, o Options) *Catalog {
-	c := &Catalog{
-		opts: o, life: ctx, reach: mesh.Reachability{}, unheard: map[mesh.NodeID]bool{}, resolver: mesh.NewResolver(mesh.Topology{}),
-		services: map[mesh.ServiceName]*served{}, wholes: map[wholeKey]*whole{}, byNode: index[mesh.NodeID]{}, byCluster: index[string]{},
+	return &Catalog{
+		opts: o, life: ctx, patience: 30 * time.Second,
+		reach: mesh.Reachability{}, unheard: map[mesh.NodeID]bool{}, resolver: mesh.NewResolver(mesh.Topology{}),
+		services: map[mesh.ServiceName]*served{}, leaving: map[mesh.ServiceName][]*served{},
+		byNode: index[mesh.NodeID]{}, byCluster: index[string]{}, wholes: map[wholeKey]*whole{},
 	}
-	c.leave = newLeaving(c)
-	return c
 }
 
 // Attach names the server that is told of changes; before, nobody is.
@@ -109,7 +116,7 @@ func (c *Catalog) Begin(nodes []mesh.NodeID) {
 	for _, cl := range clusters {
 		views = append(views, Of(build.Gateway, mesh.NodeID{Cluster: cl.Name}))
 	}
-	for _, t := range order {
+	for _, t := range [...]string{resource.SecretType, resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.RouteType} {
 		c.changedIn(t, views...)
 	}
 }
@@ -118,16 +125,22 @@ func (c *Catalog) Begin(nodes []mesh.NodeID) {
 func (c *Catalog) SetTopology(t mesh.Topology) {
 	resolver := mesh.NewResolver(t)
 	c.mu.Lock()
-	old := c.topology
+	touched := c.touched(c.topology, t, resolver)
+	if !slices.EqualFunc(c.topology.Clusters, t.Clusters, func(a, b mesh.Cluster) bool { return a.Name == b.Name }) {
+		c.forgetClusters(&t)
+	}
 	c.topology, c.resolver = t, resolver
-	touched := c.touched(old, t)
-	var services []*served
 	for name := range c.services {
-		// Each refers to the resolver that it was made with.
-		c.services[name] = c.services[name].renewed()
-		if _, ok := touched.services[name]; ok {
-			services = append(services, c.services[name])
+		c.services[name].judgeAnew()
+	}
+	for _, all := range c.leaving {
+		for _, s := range all {
+			s.judgeAnew()
 		}
+	}
+	var services []*served
+	for name := range touched.services {
+		services = c.appendForms(services, name)
 	}
 	c.mu.Unlock()
 	for _, n := range touched.nodes {
@@ -136,98 +149,54 @@ func (c *Catalog) SetTopology(t mesh.Topology) {
 	c.tellOf(resource.EndpointType, services)
 }
 
-// touched is what a change of the topology may change for clients.
-type touched struct {
-	// services have endpoints or gateways that are judged differently; nodes are
-	// clients for which everything may be.
-	services map[mesh.ServiceName]struct{}
-	nodes    []mesh.NodeID
-}
-
-// touched compares two topologies. Must hold c.mu.
-func (c *Catalog) touched(old, now mesh.Topology) touched {
-	out := touched{services: map[mesh.ServiceName]struct{}{}}
-	if !slices.Equal(old.Claims, now.Claims) || !slices.Equal(old.Conflicts, now.Conflicts) ||
-		!slices.EqualFunc(old.Clusters, now.Clusters, mesh.Cluster.Equal) {
-		for name := range c.services {
-			out.services[name] = struct{}{}
-		}
-		return out
+// forgetClusters lets go of what was made for clients of clusters that are gone.
+// Must hold c.mu.
+func (c *Catalog) forgetClusters(t *mesh.Topology) {
+	gone := func(cluster string) bool { _, ok := t.Cluster(cluster); return !ok }
+	for _, s := range c.services {
+		maps.DeleteFunc(s.made, func(k madeKey, _ *discovery.Resource) bool { return gone(k.cluster) })
 	}
-	before := make(map[mesh.NodeID]*mesh.Node, len(old.Nodes))
-	for i := range old.Nodes {
-		before[old.Nodes[i].ID] = &old.Nodes[i]
-	}
-	node := func(id mesh.NodeID) {
-		out.nodes = append(out.nodes, id)
-		maps.Copy(out.services, c.byNode[id])
-	}
-	for i := range now.Nodes {
-		n := &now.Nodes[i]
-		if was := before[n.ID]; was == nil || !alike(was, n) {
-			node(n.ID)
-		}
-		delete(before, n.ID)
-	}
-	for id := range before {
-		node(id)
-	}
-	gateways := func(t mesh.Topology) map[string][]mesh.Gateway {
-		m := map[string][]mesh.Gateway{}
-		for _, g := range t.Gateways {
-			m[g.Cluster] = append(m[g.Cluster], g)
-		}
-		return m
-	}
-	was, are := gateways(old), gateways(now)
-	for _, cl := range now.Clusters {
-		if !slices.EqualFunc(was[cl.Name], are[cl.Name], mesh.Gateway.Equal) {
-			maps.Copy(out.services, c.byCluster[cl.Name])
-		}
-	}
-	return out
-}
-
-// alike reports whether a node's part in the decision of Paths is the same.
-func alike(a, b *mesh.Node) bool {
-	return a.Region == b.Region && a.Zone == b.Zone && a.Registered() == b.Registered() &&
-		slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.Addresses, b.Addresses) &&
-		slices.Equal(a.Prefixes, b.Prefixes) && slices.Equal(a.Refused, b.Refused) && slices.Equal(a.TunnelAddrs, b.TunnelAddrs)
+	c.wholesMu.Lock()
+	maps.DeleteFunc(c.wholes, func(k wholeKey, _ *whole) bool { return gone(k.cluster) })
+	c.wholesMu.Unlock()
 }
 
 // SetServices takes services in; nil stands for one that is gone.
 func (c *Catalog) SetServices(changed map[mesh.ServiceName]*mesh.Service) {
-	var endpoints, definitions []*served
-	var gone []mesh.ServiceName
+	var endpoints, definitions, left []*served
 	c.mu.Lock()
 	for name, s := range changed {
 		old := c.services[name]
 		if s == nil {
 			if old != nil {
-				c.unlink(old, nil)
-				c.leave.begin(name, old)
-				gone = append(gone, name)
+				delete(c.services, name)
+				left = append(left, old)
 			}
 			continue
 		}
 		next := newServed(s)
 		c.services[name] = next
-		if old != nil {
-			c.unlink(old, next)
-		}
 		c.link(next)
-		if old != nil && old.definition.equal(next.definition) {
+		switch {
+		case old == nil:
+			definitions = append(definitions, next)
+		case old.definition.equal(next.definition):
 			next.inherit(old)
 			endpoints = append(endpoints, next)
-			continue
-		}
-		c.leave.end(name)
-		definitions = append(definitions, next)
-		if old != nil {
-			definitions = append(definitions, old) // it may have had other names
+			c.unlink(old)
+		case narrows(old.service, next.service, c.opts.MCS):
+			definitions = append(definitions, next)
+			left = append(left, old)
+		default:
+			definitions = append(definitions, next, old) // it may have had other names
+			c.unlink(old)
 		}
 	}
-	if len(definitions)+len(gone) > 0 {
+	for _, s := range left {
+		name := s.service.Name
+		c.leaving[name] = slices.Insert(c.leaving[name], 0, s)
+	}
+	if len(definitions)+len(left) > 0 {
 		c.wholesMu.Lock()
 		clear(c.wholes)
 		c.wholesMu.Unlock()
@@ -235,11 +204,14 @@ func (c *Catalog) SetServices(changed map[mesh.ServiceName]*mesh.Service) {
 	c.mu.Unlock()
 	// Make before break: a client that learns of a Listener finds what it refers
 	// to.
-	for _, t := range order {
-		c.tellOf(t, definitions)
+	c.tellOf(resource.ClusterType, definitions)
+	c.tellOf(resource.EndpointType, slices.Concat(definitions, endpoints))
+	unreferred := slices.Concat(definitions, left)
+	c.tellOf(resource.ListenerType, unreferred)
+	c.tellOf(resource.RouteType, unreferred)
+	if len(left) > 0 {
+		go c.leave(left)
 	}
-	c.tellOf(resource.EndpointType, endpoints)
-	c.leave.tell(gone)
 }
 
 // link enters a service into the indices. Must hold c.mu.
@@ -253,21 +225,18 @@ func (c *Catalog) link(s *served) {
 	}
 }
 
-// unlink takes off what old depends on and next, which may be nil, does not. Must
-// hold c.mu.
-func (c *Catalog) unlink(old, next *served) {
-	name := old.service.Name
-	for n := range old.nodes {
-		if next == nil || !next.nodes[n] {
+// unlink takes off the indices what a service that is no longer served depended
+// on, and none of its other forms does. Must hold c.mu.
+func (c *Catalog) unlink(s *served) {
+	name := s.service.Name
+	rest := c.appendForms(nil, name)
+	for n := range s.nodes {
+		if !slices.ContainsFunc(rest, func(o *served) bool { return o.nodes[n] }) {
 			c.byNode.remove(n, name)
 		}
 	}
-	for _, p := range old.service.Parts {
-		still := false
-		if next != nil {
-			_, still = next.service.Part(p.Cluster)
-		}
-		if !still {
+	for _, p := range s.service.Parts {
+		if !slices.ContainsFunc(rest, func(o *served) bool { _, ok := o.service.Part(p.Cluster); return ok }) {
 			c.byCluster.remove(p.Cluster, name)
 		}
 	}
@@ -321,22 +290,23 @@ func (c *Catalog) SetReport(node mesh.NodeID, tunnels map[mesh.NodeID]mesh.Tunne
 
 // nodeNames tells a client node of the services that have endpoints on others.
 func (c *Catalog) nodeNames(client mesh.NodeID, on []mesh.NodeID) {
-	services := map[mesh.ServiceName]struct{}{}
-	for _, n := range on {
-		maps.Copy(services, c.byNode[n])
-	}
-	if len(services) == 0 {
-		return
-	}
-	names := make([]string, 0, len(services))
+	var services []*served
 	c.mu.RLock()
-	for s := range services {
-		if sv := c.services[s]; sv != nil {
-			names = append(names, sv.endpointNames(c.opts.MCS)...)
+	seen := map[mesh.ServiceName]struct{}{}
+	for _, n := range on {
+		for name := range c.byNode[n] {
+			if _, ok := seen[name]; !ok {
+				seen[name] = struct{}{}
+				services = c.appendForms(services, name)
+			}
 		}
 	}
 	c.mu.RUnlock()
-	if c.tell == nil {
+	var names []string
+	for _, s := range services {
+		names = append(names, s.endpointNames(c.opts.MCS)...)
+	}
+	if names = sorted(names); c.tell == nil || len(names) == 0 {
 		return
 	}
 	for _, v := range viewsOf(client) {
@@ -373,20 +343,24 @@ func (c *Catalog) changedIn(typeURL string, views ...string) {
 	}
 }
 
-func (c *Catalog) changed(typeURL string, names []string) {
-	if c.tell != nil && len(names) > 0 {
-		c.tell.Changed(typeURL, names...)
-	}
-}
-
-// tellOf tells of all names of a type that services have.
-func (c *Catalog) tellOf(typeURL string, services []*served) {
+// namesOf returns all names of a type that services have.
+func (c *Catalog) namesOf(typeURL string, services []*served) []string {
 	var names []string
 	for _, s := range services {
 		names = append(names, s.namesOf(typeURL, c.opts.MCS)...)
 	}
-	c.changed(typeURL, names)
+	return sorted(names)
 }
 
-// order is the order in which types are told: each may refer to those before it.
-var order = [...]string{resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.RouteType}
+// tellOf tells of all names of a type that services have.
+func (c *Catalog) tellOf(typeURL string, services []*served) {
+	if names := c.namesOf(typeURL, services); c.tell != nil && len(names) > 0 {
+		c.tell.Changed(typeURL, names...)
+	}
+}
+
+// sorted returns the names sorted and each once.
+func sorted(names []string) []string {
+	slices.Sort(names)
+	return slices.Compact(names)
+}

@@ -79,7 +79,7 @@ func (c *Catalog) explainPort(from mesh.NodeID, s *mesh.Service, scope mesh.Scop
 	for i := range s.Parts {
 		part := &s.Parts[i]
 		p, ok := part.Port(number)
-		if !ok {
+		if !ok || scope == mesh.ScopeCluster && part.Cluster != from.Cluster {
 			continue
 		}
 		for _, b := range p.Backends {
@@ -88,12 +88,10 @@ func (c *Catalog) explainPort(from mesh.NodeID, s *mesh.Service, scope mesh.Scop
 				Service: s.Name, Port: number, Addr: b.Addr, Cluster: part.Cluster, Node: t.Node, Pod: b.Pod,
 				Terminating: b.Terminating, Path: c.resolver.Path(c.reach, from, t),
 			}
-			if def != nil && scope.In(from.Cluster, part) {
-				if d, _ := def.Port(number); !p.Agrees(d) {
-					e.Path = mesh.Path{Kind: mesh.None, Reason: mesh.ReasonMismatch, Wanted: mesh.ReasonMismatch}
-				}
-			} else if part.Cluster != from.Cluster {
+			if !scope.In(from.Cluster, part) {
 				e.Path = mesh.Path{Kind: mesh.None, Reason: mesh.ReasonNotExported, Wanted: mesh.ReasonNotExported}
+			} else if d, _ := def.Port(number); !p.Agrees(d) {
+				e.Path = mesh.Path{Kind: mesh.None, Reason: mesh.ReasonMismatch, Wanted: mesh.ReasonMismatch}
 			}
 			if e.Path.Kind == mesh.ViaGateway || e.Path.Kind == mesh.Direct && part.Cluster != from.Cluster && t.TLS && t.TCP {
 				gateways, _ := c.resolver.Gateways(from, part.Cluster)

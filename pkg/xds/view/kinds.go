@@ -29,7 +29,7 @@ func (c *Catalog) shared(kind build.Kind, cluster, typeURL, name string) (*disco
 		if err != nil {
 			return nil, xds.Missing
 		}
-		return c.made(service, cluster, scope, port, madeKey{typeURL, kind, cluster, name}, build.RDS)
+		return c.made(c.services[service], scope, port, madeKey{typeURL, kind, cluster, name}, build.RDS)
 	case kind == build.Envoy, kind == build.Gateway:
 		return c.whole(kind, cluster).lookup(typeURL, name)
 	default:
@@ -44,16 +44,18 @@ func (c *Catalog) cluster(kind build.Kind, cluster, name string) (*discovery.Res
 	if err != nil {
 		return c.whole(kind, cluster).lookup(resource.ClusterType, name)
 	}
-	if kind != build.Gateway {
-		return c.made(service, cluster, scope, port, k, func(p build.ServicePort) (*discovery.Resource, error) { return build.CDS(kind, p) })
+	of := scope
+	if kind == build.Gateway {
+		of = mesh.ScopeCluster // it knows its own cluster's part by the name that is exported
 	}
-	s := c.find(service)
-	if s == nil || !c.admits(s, cluster, port) {
-		return nil, xds.Missing
-	}
-	return c.made(service, cluster, mesh.ScopeCluster, port, k, func(p build.ServicePort) (*discovery.Resource, error) {
-		p.Scope = scope
-		return build.CDS(kind, p)
+	return c.first(service, func(s *served) (*discovery.Resource, xds.Answer) {
+		if kind == build.Gateway && !admits(s.service, cluster, port) {
+			return nil, xds.Missing
+		}
+		return c.made(s, of, port, k, func(p build.ServicePort) (*discovery.Resource, error) {
+			p.Scope = scope
+			return build.CDS(kind, p)
+		})
 	})
 }
 
@@ -69,23 +71,28 @@ func (c *Catalog) listener(cluster, name string) (*discovery.Resource, xds.Answe
 		return nil, xds.Missing
 	}
 	if port == 0 {
-		port = s.numbers()[0]
+		var only []uint16
+		for _, n := range s.numbers() {
+			if usable(s.service, cluster, scope, n) != nil {
+				only = append(only, n)
+			}
+		}
+		if len(only) != 1 {
+			return nil, xds.Missing
+		}
+		port = only[0]
 	}
-	return c.made(service, cluster, scope, port, madeKey{resource.ListenerType, build.GRPC, cluster, name}, func(p build.ServicePort) (*discovery.Resource, error) {
+	return c.made(s, scope, port, madeKey{resource.ListenerType, build.GRPC, cluster, name}, func(p build.ServicePort) (*discovery.Resource, error) {
 		return build.LDS(name, p)
 	})
 }
 
-// listeners returns the names of a service's gRPC listeners in a scope; those
-// without a port where it has only one.
+// listeners returns the names of a service's gRPC listeners in a scope. Those
+// without a port are there for the clients who can use only one.
 func (s *served) listeners(scope mesh.Scope) []string {
-	var out []string
-	numbers := s.numbers()
-	for _, port := range numbers {
+	out := build.Aliases(s.service.Name, scope)
+	for _, port := range s.numbers() {
 		out = append(out, build.ListenerNames(s.service.Name, port, scope)...)
-	}
-	if len(numbers) == 1 {
-		out = append(out, build.Aliases(s.service.Name, scope)...)
 	}
 	return out
 }
@@ -230,7 +237,7 @@ func (c *Catalog) allPorts(kind build.Kind, cluster string) []build.ServicePort 
 	for _, s := range c.services {
 		for _, number := range s.numbers() {
 			if kind == build.Gateway {
-				if p, ok := c.port(s, cluster, mesh.ScopeCluster, number); ok && c.admits(s, cluster, number) {
+				if p, ok := c.port(s, cluster, mesh.ScopeCluster, number); ok && admits(s.service, cluster, number) {
 					p.Scope = exportedScope(c.opts.MCS)
 					out = append(out, p)
 				}

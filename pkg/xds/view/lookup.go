@@ -62,27 +62,31 @@ func (c *Catalog) assignment(kind build.Kind, client mesh.NodeID, name string) (
 	if kind == build.Gateway {
 		k.gateway, k.scope = true, mesh.ScopeCluster
 	}
-	s := c.find(service)
-	if s == nil {
-		return nil, xds.Missing
-	}
-	if kind != build.Gateway && !c.heard(client) {
-		// Its agent has connected and not yet told of its tunnels: what its clients
-		// have from before is better than a guess.
-		return nil, xds.Pending
-	}
+	return c.first(service, func(s *served) (*discovery.Resource, xds.Answer) { return c.assigned(s, k, name, client) })
+}
+
+// assigned returns the assignment that clients of a view key share. Must hold
+// c.mu.
+func (c *Catalog) assigned(s *served, k spreadKey, name string, client mesh.NodeID) (*discovery.Resource, xds.Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sp := s.spreads[k]
 	if sp == nil {
-		sp = &spread{byKey: map[string]*discovery.Resource{}}
-		if !k.gateway || c.admits(s, k.cluster, k.port) {
-			sp.Spread = build.NewSpread(c.resolver, name, s.service, k.cluster, k.scope, k.port)
+		if k.gateway && !admits(s.service, k.cluster, k.port) {
+			return nil, xds.Missing
 		}
+		made := build.NewSpread(c.resolver, name, s.service, k.cluster, k.scope, k.port)
+		if made == nil {
+			// Not kept: clients may ask for any number.
+			return nil, xds.Missing
+		}
+		sp = &spread{Spread: made, byKey: map[string]*discovery.Resource{}}
 		s.spreads[k] = sp
 	}
-	if sp.Spread == nil {
-		return nil, xds.Missing
+	if !k.gateway && !c.heard(client) {
+		// Its agent has not told of its tunnels: what its clients have from before is
+		// better than a guess.
+		return nil, xds.Pending
 	}
 	var buf [64]byte
 	key := sp.AppendKey(buf[:0], c.reach, client)
@@ -104,14 +108,6 @@ func (c *Catalog) assignment(kind build.Kind, client mesh.NodeID, name string) (
 // maxKeys bounds the assignments that are kept of one spread: tunnels that flap
 // for days make ever new combinations.
 const maxKeys = 4096
-
-// find returns a service, also one that is leaving. Must hold c.mu.
-func (c *Catalog) find(name mesh.ServiceName) *served {
-	if s := c.services[name]; s != nil {
-		return s
-	}
-	return c.leave.gone[name]
-}
 
 // parseName reads the name of a cluster or an assignment as a kind has it.
 func (c *Catalog) parseName(kind build.Kind, name string) (mesh.ServiceName, uint16, mesh.Scope, error) {
@@ -153,33 +149,18 @@ func (c *Catalog) heard(client mesh.NodeID) bool {
 	return ok || c.unheard[client]
 }
 
-// admits reports whether a cluster's gateways admit traffic to a port: where the
-// cluster exports the service and its pods speak mesh mTLS.
-func (c *Catalog) admits(s *served, cluster string, number uint16) bool {
-	part, ok := s.service.Part(cluster)
-	if !ok || !part.Exported {
-		return false
-	}
-	port, ok := part.Port(number)
-	return ok && port.TLS && port.Protocol == mesh.TCP
-}
-
 // made returns a resource of a service's port, made where it is asked for first.
 // Must hold c.mu.
-func (c *Catalog) made(service mesh.ServiceName, cluster string, scope mesh.Scope, number uint16, k madeKey, make func(build.ServicePort) (*discovery.Resource, error)) (*discovery.Resource, xds.Answer) {
-	s := c.find(service)
+func (c *Catalog) made(s *served, scope mesh.Scope, number uint16, k madeKey, make func(build.ServicePort) (*discovery.Resource, error)) (*discovery.Resource, xds.Answer) {
 	if s == nil {
 		return nil, xds.Missing
-	}
-	if s != c.services[service] && k.typeURL != resource.ClusterType {
-		return nil, xds.Missing // leaving: what refers to its clusters goes first
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.made[k]; r != nil {
 		return r, xds.Found
 	}
-	p, ok := c.port(s, cluster, scope, number)
+	p, ok := c.port(s, k.cluster, scope, number)
 	if !ok {
 		return nil, xds.Missing
 	}
@@ -195,14 +176,11 @@ func (c *Catalog) made(service mesh.ServiceName, cluster string, scope mesh.Scop
 // port describes a service's port for the clients of a cluster; false where they
 // have none such, or none that xDS clients can use.
 func (c *Catalog) port(s *served, cluster string, scope mesh.Scope, number uint16) (build.ServicePort, bool) {
-	def := s.service.Definition(cluster, scope, number)
+	def := usable(s.service, cluster, scope, number)
 	if def == nil {
 		return build.ServicePort{}, false
 	}
 	p, _ := def.Port(number)
-	if p.Protocol != mesh.TCP {
-		return build.ServicePort{}, false
-	}
 	out := build.ServicePort{
 		Service: s.service.Name, Scope: scope, Port: number, AppProtocol: p.AppProtocol, TLS: p.TLS,
 		Protocol: p.Protocol, Retry: def.Retry, TrustDomain: c.opts.TrustDomain,

@@ -12,7 +12,7 @@ import (
 )
 
 // served is one service with the resources that were made of it. It is replaced
-// when the service changes, and when the topology changes how it is judged.
+// when the service changes.
 type served struct {
 	service *mesh.Service
 	// nodes are those that have endpoints; a part's name stands in it where the
@@ -36,7 +36,7 @@ type spreadKey struct {
 }
 
 // spread is a build.Spread with the assignments that were made of it, by view
-// key. A nil build.Spread says that there is no such port.
+// key.
 type spread struct {
 	*build.Spread
 	byKey map[string]*discovery.Resource
@@ -51,7 +51,10 @@ type madeKey struct {
 }
 
 func newServed(s *mesh.Service) *served {
-	out := &served{service: s, nodes: map[mesh.NodeID]bool{}, definition: definitionOf(s)}
+	out := &served{
+		service: s, nodes: map[mesh.NodeID]bool{}, definition: definitionOf(s),
+		spreads: map[spreadKey]*spread{}, made: map[madeKey]*discovery.Resource{},
+	}
 	for _, p := range s.Parts {
 		for _, port := range p.Ports {
 			for _, b := range port.Backends {
@@ -59,20 +62,15 @@ func newServed(s *mesh.Service) *served {
 			}
 		}
 	}
-	out.reset()
 	return out
 }
 
-func (s *served) reset() {
-	s.spreads, s.made = map[spreadKey]*spread{}, map[madeKey]*discovery.Resource{}
-}
-
-// renewed returns the service with nothing made of it yet.
-func (s *served) renewed() *served {
-	out := &served{service: s.service, nodes: s.nodes, definition: s.definition}
-	out.reset()
-	out.inherit(s)
-	return out
+// judgeAnew drops what was made of the topology. Must hold the Catalog's mutex
+// for writing.
+func (s *served) judgeAnew() {
+	if len(s.spreads) > 0 {
+		s.spreads = map[spreadKey]*spread{}
+	}
 }
 
 // inherit takes over what was made of the same definition.
@@ -157,10 +155,10 @@ func (d definition) accounts(cluster string, scope mesh.Scope, number uint16) []
 	return slices.Compact(out)
 }
 
-// numbers returns the service's TCP ports, of all clusters, sorted.
-func (s *served) numbers() []uint16 {
+// numbers returns the numbers of the service's ports, of all clusters, sorted.
+func numbers(s *mesh.Service) []uint16 {
 	var out []uint16
-	for _, p := range s.service.Parts {
+	for _, p := range s.Parts {
 		for _, q := range p.Ports {
 			if !slices.Contains(out, q.Number) {
 				out = append(out, q.Number)
@@ -169,6 +167,32 @@ func (s *served) numbers() []uint16 {
 	}
 	slices.Sort(out)
 	return out
+}
+
+func (s *served) numbers() []uint16 { return numbers(s.service) }
+
+// usable returns the part that defines a port for the clients of a cluster; nil
+// where they have none such, or none that xDS clients can use.
+func usable(s *mesh.Service, cluster string, scope mesh.Scope, number uint16) *mesh.ServicePart {
+	def := s.Definition(cluster, scope, number)
+	if def == nil {
+		return nil
+	}
+	if p, _ := def.Port(number); p.Protocol != mesh.TCP {
+		return nil
+	}
+	return def
+}
+
+// admits reports whether a cluster's gateways admit traffic to a port: where the
+// cluster exports the service and its pods speak mesh mTLS.
+func admits(s *mesh.Service, cluster string, number uint16) bool {
+	part, ok := s.Part(cluster)
+	if !ok || !part.Exported {
+		return false
+	}
+	port, ok := part.Port(number)
+	return ok && port.TLS && port.Protocol == mesh.TCP
 }
 
 // hosts returns the hosts that resources of the service are named for.
