@@ -255,11 +255,11 @@ func TestSaveFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.apply(build.GRPC, xds.Update{TypeURL: grpcEDS.typeURL, Resources: []*discovery.Resource{eds}}); err != nil {
-		t.Fatal(err)
-	}
 	// A folder in its place cannot be replaced.
 	if err := os.MkdirAll(filepath.Join(n.opts.CacheFile, "x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.apply(build.GRPC, xds.Update{TypeURL: grpcEDS.typeURL, Resources: []*discovery.Resource{eds}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Save(); err == nil {

@@ -101,8 +101,8 @@ func (a *asker) admit(e *entry, name string, unknown bool) error {
 	return status.Errorf(codes.ResourceExhausted, "this pod asks for more than %d names that do not exist", maxUnknown)
 }
 
-// unsubscribe takes back what subscribe noted. Entries that were Found are kept
-// for those who come later.
+// unsubscribe takes back what subscribe noted. Entries that were Found, and
+// wildcards, are kept for those who come later.
 func (c *cache) unsubscribe(a *asker, entries ...*entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -119,9 +119,11 @@ func (c *cache) unsubscribe(a *asker, entries ...*entry) {
 		e.users--
 		switch {
 		case e.users > 0:
-		case e.answer != xds.Found:
+		case e.answer != xds.Found && e.name != wildcard:
 			c.end(e)
 		default:
+			// A wildcard that comes and goes would have the stream to the control plane
+			// begin anew each time.
 			c.rest(e)
 		}
 	}

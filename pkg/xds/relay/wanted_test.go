@@ -170,6 +170,24 @@ func TestWildcardGoes(t *testing.T) {
 	}
 }
 
+// A wildcard that nobody waits for any longer is not taken back at once, though it
+// is not answered.
+func TestWildcardStays(t *testing.T) {
+	w := newWorld(t, 10)
+	w.unsubscribe(w.who, w.want(wildcard, "a")...)
+	w.holds("unanswered", "*")
+	w.tell("b")
+	if _, ok := w.Names(string(build.GRPC), grpcLDS.typeURL); !ok {
+		t.Error("the answer is not taken")
+	}
+	w.now = w.now.Add(time.Hour)
+	w.expire(connected)
+	w.holds("after the time")
+	if entries, _ := w.size(); entries != 0 {
+		t.Errorf("%d entries are left", entries)
+	}
+}
+
 // Under a wildcard what is not there is known to be missing, but not what was asked
 // for by name and not answered yet.
 func TestWildcardAnswers(t *testing.T) {
