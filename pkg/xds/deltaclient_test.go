@@ -191,6 +191,26 @@ func TestDeltaClient(t *testing.T) {
 	eventually(t, "the watches are gone", s.nobody)
 }
 
+// The wildcard given up and taken again is answered anew, on a new stream of the
+// same Run.
+func TestDeltaClientRenewsTheWildcard(t *testing.T) {
+	s, sh := serveShelf(t)
+	s.change(sh, thing, "a=1", "b=1")
+	h := newHolder()
+	h.add("*", "a")
+	stop := h.connect(t, s)
+	for i, want := range []string{"+a=1 +b=1", "+b=1", "+b=1"} { // a is still had
+		if got := h.next(t); got != want {
+			t.Fatalf("round %d: got %q, want %q", i, got, want)
+		}
+		h.remove("*")
+		eventually(t, "the server knows", func() bool { return s.server.index.count(topic{wildcards, thing, ""}) == 0 })
+		h.add("*")
+	}
+	stop()
+	eventually(t, "the watches are gone", s.nobody)
+}
+
 func TestDeltaClientResumesFromDisk(t *testing.T) {
 	s, sh := serveShelf(t)
 	var names []string
