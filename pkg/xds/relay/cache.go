@@ -153,10 +153,11 @@ func (s *set) complete() bool {
 	return w != nil && w.answer == xds.Found
 }
 
-// change says what an update altered: names, or everything.
+// change says what an update altered: names, or everything. fresh: some name was
+// not Found before.
 type change struct {
-	names []string
-	all   bool
+	names      []string
+	all, fresh bool
 }
 
 // apply takes in what the control plane answers to a kind's names. What is wrong
@@ -191,6 +192,7 @@ func (c *cache) apply(kind build.Kind, u xds.Update) (change, error) {
 		case e.answer == xds.Found && e.resource.GetVersion() == r.GetVersion():
 			continue
 		}
+		out.fresh = out.fresh || e.answer != xds.Found
 		c.fill(e, r, read[i])
 		out.names = append(out.names, e.name)
 	}

@@ -93,7 +93,10 @@ func Open(o Options) (*Relay, error) {
 // apply takes in what the control plane answers to a kind, and tells its clients.
 func (r *Relay) apply(kind build.Kind, u xds.Update) error {
 	c, err := r.cache.apply(kind, u)
-	if r.fresh(kind, u) {
+	if c.fresh {
+		// Before a client hears of it: whatever was ever answered on this node is served
+		// again, though the agent is killed the moment after. What changes of a name
+		// later waits neither for the disk nor for a save that is under way.
 		_ = r.Save() // it logs
 	}
 	switch {
@@ -106,21 +109,6 @@ func (r *Relay) apply(kind build.Kind, u xds.Update) error {
 		r.opts.Log.Error("the control plane sent what no client could use; what stood there stays", "kind", kind, "type", u.TypeURL, "err", err)
 	}
 	return err
-}
-
-// fresh reports whether an answer brings a name that the file has nothing of. It
-// is written before a client hears of it: whatever was ever answered on this node is
-// served again, though the agent is killed the moment after. What changes of a name
-// later may wait for the next save.
-func (r *Relay) fresh(kind build.Kind, u xds.Update) bool {
-	r.fileMu.Lock()
-	defer r.fileMu.Unlock()
-	for _, x := range u.Resources {
-		if _, kept := r.journal.sizes[key{setKey{kind, u.TypeURL}, x.GetName()}]; !kept {
-			return true
-		}
-	}
-	return false
 }
 
 // Run is the control plane's client over one connection, until ctx ends, whose
