@@ -30,6 +30,9 @@ type cluster struct {
 	// objects are all others that the source has, index what they say.
 	objects objects
 	index   *source.Index
+	// spoken: the source has told everything on this run. Until then that a pod is
+	// not in the index says nothing.
+	spoken bool
 	// restored is what an earlier run knew of the cluster's services, while its
 	// source has not spoken; restoredSince is when that was found suspicious.
 	restored      *clusterDetails
@@ -115,14 +118,21 @@ func (l *loop) takeUpdate(u source.Update) {
 			others = append(others, change)
 		}
 	}
+	// Nodes first: a source that has lost them is not believed about the rest.
+	l.removeNodes(c, before)
 	l.takeObjects(c, others, u.Full, false)
+	if u.Full && !c.spoken {
+		c.spoken = true
+		for name := range c.nodes {
+			l.stalePods[mesh.NodeID{Cluster: c.decl.Name, Name: name}] = struct{}{}
+		}
+	}
 	l.heard(c, false)
 	errs := []error{u.Err}
 	for _, name := range slices.Sorted(maps.Keys(c.invalid)) {
 		errs = append(errs, c.invalid[name])
 	}
 	l.noteSource(u.Source, errors.Join(errs...))
-	l.removeNodes(c, before)
 }
 
 // forgetWithdrawn ends the places of claims that a person took off the

@@ -49,28 +49,28 @@ func takesAway(o runtime.Object) bool {
 	return ok && len(s.Endpoints) == 0
 }
 
-// losesAll reports whether the withheld changes would take all services or all
-// endpoints of the cluster at once.
+// losesAll reports whether the withheld changes would take all services, all
+// endpoints or all pods of the cluster at once.
 func (o *objects) losesAll() bool {
-	services, gone, endpoints := 0, 0, 0
+	have, gone := map[source.Kind]int{}, map[source.Kind]int{}
 	for k := range o.inForce {
-		if k.Kind == source.KindService {
-			services++
-		}
+		have[k.Kind]++
 	}
+	endpoints := 0
 	for k, next := range o.withheld {
-		if k.Kind == source.KindService && next == nil && o.inForce[k] != nil {
-			gone++
+		if next == nil && o.inForce[k] != nil {
+			gone[k.Kind]++
 		}
 		endpoints += endpointsIn(o.inForce[k]) - endpointsIn(next)
 	}
-	return services > 1 && gone == services || o.endpoints > manyEndpoints && endpoints == o.endpoints
+	all := func(k source.Kind, more int) bool { return have[k] > more && gone[k] == have[k] }
+	return all(source.KindService, 1) || all(source.KindPod, manyEndpoints) || o.endpoints > manyEndpoints && endpoints == o.endpoints
 }
 
 // take brings changes into force and returns them, with what was withheld where
 // that is over. full says that the changes are everything there is; release that
-// nothing is to be withheld.
-func (o *objects) take(changes []source.Change, full, release bool, now time.Time, hold time.Duration) []source.Change {
+// nothing is to be withheld; doubt that the source has lost something else.
+func (o *objects) take(changes []source.Change, full, release, doubt bool, now time.Time, hold time.Duration) []source.Change {
 	told := make(map[source.Key]bool, len(changes))
 	out := make([]source.Change, 0, len(changes))
 	for _, c := range changes {
@@ -89,14 +89,19 @@ func (o *objects) take(changes []source.Change, full, release bool, now time.Tim
 			}
 		}
 	}
+	held := !o.since.IsZero() && now.Sub(o.since) < hold
 	switch {
-	case release || len(o.withheld) == 0 || !o.losesAll() || (!o.since.IsZero() && now.Sub(o.since) >= hold):
+	case len(o.withheld) == 0:
+		o.since = time.Time{}
+	case held && !release:
+		// Also where few are missing by now: the others are coming back one by one.
+	case release || !o.since.IsZero() || !doubt && !o.losesAll():
 		for _, k := range slices.SortedFunc(maps.Keys(o.withheld), source.Key.Compare) {
 			out = append(out, source.Change{Key: k, Object: o.withheld[k]})
 		}
 		clear(o.withheld)
 		o.since = time.Time{}
-	case o.since.IsZero():
+	default:
 		o.since = now
 	}
 	for _, c := range out {
@@ -113,9 +118,9 @@ func (o *objects) take(changes []source.Change, full, release bool, now time.Tim
 // takeObjects takes in what a source says of everything but nodes.
 func (l *loop) takeObjects(c *cluster, changes []source.Change, full, release bool) {
 	was := c.objects.since
-	in := c.objects.take(changes, full, release, l.now(), l.hold)
+	in := c.objects.take(changes, full, release, !c.heldSince.IsZero(), l.now(), l.hold)
 	if now := c.objects.since; was.IsZero() && !now.IsZero() {
-		l.log.Warn("removal held: the source no longer has any services or endpoints", "cluster", c.decl.Name, "objects", len(c.objects.withheld), "for", l.hold,
+		l.log.Warn("removal held: the source has lost services, endpoints or pods, all at once or together with nodes", "cluster", c.decl.Name, "objects", len(c.objects.withheld), "for", l.hold,
 			"confirm", "controlplane confirm "+c.decl.Name)
 	}
 	if len(in) == 0 {

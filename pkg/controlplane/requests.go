@@ -168,7 +168,7 @@ func (s *service) identifyGateway(ctx context.Context, id gatewayID) (xds.Client
 // maxGatewayAddrs bounds the addresses that one gateway may have.
 const maxGatewayAddrs = 16
 
-// tcpKeepalive notices within three seconds that the host at the other end is
-// gone, at the price of a packet a second on idle connections, which the kernel
-// sends: gRPC's own keepalive would wake this process for each.
-const tcpKeepalive = time.Second
+// streamKeepalive is how often an idle connection is asked whether the process at
+// its other end still lives: a gateway that froze must not be served for long, and
+// its kernel would answer for it.
+const streamKeepalive = time.Second

@@ -136,8 +136,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: tcpKeepalive, Interval: tcpKeepalive, Count: 2}}
-	ln, err := lc.Listen(ctx, "tcp", o.Listen)
+	ln, err := net.Listen("tcp", o.Listen)
 	if err != nil {
 		return fmt.Errorf("open the gRPC address (--listen %s): %w", o.Listen, err)
 	}
@@ -314,7 +313,7 @@ func grpcServer(o Options, authority *pki.Authority, id *identities, svc *servic
 		grpc.Creds(credentials.NewTLS(cfg)),
 		grpc.MaxRecvMsgSize(16<<20),
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: streamKeepalive, Timeout: 2 * streamKeepalive}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 	peeringv1.RegisterPeeringServer(gs, peering.NewServer(id, svc, o.Log, o.Version))

@@ -69,6 +69,9 @@ func (l *loop) publishPods(id mesh.NodeID) {
 		l.cache.Drop(podSet(id))
 		return
 	}
+	if !c.spoken {
+		return // an agent that is told of no pods gives up their certificates
+	}
 	r, err := xds.PodsResource(id, c.index.PodsOn(id.Name))
 	if err != nil {
 		l.log.Error("publish a node's pods", "node", id, "err", err)

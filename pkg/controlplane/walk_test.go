@@ -122,6 +122,10 @@ func (w *walk) step() string {
 			})
 		})
 		if !held { // a hold that has begun is judged anew
+			maps.DeleteFunc(before, func(k xds.SetKey, _ map[string]string) bool {
+				cluster, _, _ := strings.Cut(k.View, "/")
+				return k.TypeURL == xds.PodsType && !w.clusters[cluster].spoken
+			})
 			if d := differences(before, content(w.cache)); d != "" {
 				w.t.Errorf("after a restart:\n%s", d)
 			}
@@ -152,6 +156,9 @@ func (w *walk) check(what string) {
 		t.Fatal(err)
 	}
 	for _, n := range top.Nodes {
+		if !w.clusters[n.ID.Cluster].spoken {
+			continue // of its pods nothing is known
+		}
 		r, err := xds.PodsResource(n.ID, w.clusters[n.ID.Cluster].index.PodsOn(n.ID.Name))
 		if err != nil {
 			t.Fatal(err)

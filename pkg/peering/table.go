@@ -22,14 +22,16 @@ func WritePaths(w io.Writer, answers []PathAnswer) {
 			}
 		}
 		address := a.Address.String()
-		if a.Address.Port() == 0 {
+		if !a.Address.IsValid() {
+			address = "-" // known to the gateway alone
+		} else if a.Address.Port() == 0 {
 			address = a.Address.Addr().String()
 		}
 		port := ""
 		if a.Port != 0 {
 			port = fmt.Sprint(a.Port)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%v\t%s\t%s\t%s\n", cmp.Or(a.Service, "-"), cmp.Or(port, "-"), address, cmp.Or(a.Node, a.Cluster), a.Path, a.Reason, cmp.Or(via, "-"), a.Detail)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%v\t%s\t%s\t%s\n", cmp.Or(a.Service, "-"), cmp.Or(port, "-"), address, cmp.Or(a.Node, a.Cluster), a.Path, cmp.Or(string(a.Reason), "-"), cmp.Or(via, "-"), a.Detail)
 	}
 }
 

@@ -55,7 +55,7 @@ func NewSpread(r *mesh.Resolver, name string, s *mesh.Service, cluster string, s
 		if !ok || !p.Agrees(port) {
 			continue
 		}
-		skip := otherFamily(r, part, p, cluster)
+		skip := OtherFamily(r, part, p, cluster)
 		for _, b := range p.Backends {
 			if skip(b) {
 				continue
@@ -102,10 +102,10 @@ func (s *Spread) gatewayFamilies(terminating bool) (out familySet) {
 	return out
 }
 
-// otherFamily says of a backend that it is the second address of a dual-stack
+// OtherFamily returns what says of a backend that it is the second address of a dual-stack
 // pod, which would count twice: the one of the Service's second family, or of
 // the one that the clients' cluster does not have.
-func otherFamily(r *mesh.Resolver, part *mesh.ServicePart, p *mesh.ServicePort, cluster string) func(mesh.Backend) bool {
+func OtherFamily(r *mesh.Resolver, part *mesh.ServicePart, p *mesh.ServicePort, cluster string) func(mesh.Backend) bool {
 	primary, other := mesh.IPv4, mesh.IPv6
 	if len(part.ClusterIPs) > 0 && mesh.FamilyOf(part.ClusterIPs[0]) == mesh.IPv6 {
 		primary, other = other, primary

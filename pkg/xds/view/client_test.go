@@ -49,11 +49,12 @@ func (a answering) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*
 func newNetwork(t *testing.T, addrs ...string) network {
 	n := network{}
 	for _, a := range addrs {
-		n[a] = bufconn.Listen(1 << 16)
+		l := bufconn.Listen(1 << 16)
+		n[a] = l
 		gs := grpc.NewServer()
 		healthpb.RegisterHealthServer(gs, answering{addr: a})
 		ended := make(chan error, 1)
-		go func() { ended <- gs.Serve(n[a]) }()
+		go func() { ended <- gs.Serve(l) }()
 		t.Cleanup(func() {
 			gs.Stop()
 			if err := <-ended; err != nil {
@@ -234,7 +235,7 @@ func TestClientsOnAWalk(t *testing.T) {
 	for v := range mirrors {
 		mirrors[v] = s.watch(v, !strings.HasPrefix(v, "grpc"))
 	}
-	for i := range 300 {
+	for i := range 250 {
 		what := w.step()
 		if i%10 > 0 {
 			continue // several at once

@@ -36,6 +36,10 @@ func (c *Catalog) Explain(from mesh.NodeID, target string) ([]Explanation, error
 	if _, ok := c.resolver.Node(from); !ok {
 		return nil, fmt.Errorf("there is no node %s in the mesh", from)
 	}
+	target = strings.TrimPrefix(target, "xds:///")
+	if ap, err := netip.ParseAddrPort(target); err == nil {
+		target = ap.Addr().String()
+	}
 	if addr, err := netip.ParseAddr(strings.Trim(target, "[]")); err == nil {
 		return c.explainPod(from, addr.Unmap()), nil
 	}
@@ -82,7 +86,11 @@ func (c *Catalog) explainPort(from mesh.NodeID, s *mesh.Service, scope mesh.Scop
 		if !ok || scope == mesh.ScopeCluster && part.Cluster != from.Cluster {
 			continue
 		}
+		second := build.OtherFamily(c.resolver, part, p, from.Cluster)
 		for _, b := range p.Backends {
+			if second(b) {
+				continue // a dual-stack pod is one endpoint
+			}
 			t := build.TargetOf(part, p, b)
 			e := Explanation{
 				Service: s.Name, Port: number, Addr: b.Addr, Cluster: part.Cluster, Node: t.Node, Pod: b.Pod,
