@@ -92,6 +92,11 @@ func printStatus(w io.Writer, s agent.Status, wide bool) {
 	for _, u := range s.Unrouted {
 		fmt.Fprintf(w, "not routed:\t%v of %s, %s: %s\n", u.Prefix, cmp.Or(u.Node, "the mesh"), u.Reason, u.Detail)
 	}
+	for _, p := range s.Workloads {
+		if p.Error != "" {
+			fmt.Fprintf(w, "no certificate:\tpod %s: %s\n", p.Pod, p.Error)
+		}
+	}
 	for _, c := range s.Conflicts {
 		if c.Effect != mesh.Listed || wide {
 			fmt.Fprintf(w, "conflict:\t%v\n", c)

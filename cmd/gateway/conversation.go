@@ -76,6 +76,9 @@ func (c *conversation) run(ctx context.Context) {
 		if time.Since(begin) > 3*backoffMax {
 			wait, again = backoffMin, 0
 		}
+		if time.Since(begin) > time.Second {
+			again = 0 // no loop
+		}
 		if errors.Is(err, errAgain) {
 			// By a clock that is ahead half of every new certificate's life is over, which
 			// must not become a loop.

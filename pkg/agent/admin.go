@@ -44,8 +44,10 @@ func (a *Agent) listenAdmin(l *loop) (func(context.Context) error, error) {
 	mux.HandleFunc("GET /path", func(w http.ResponseWriter, r *http.Request) {
 		p, err := l.paths(r.Context(), r.FormValue("to"))
 		if err != nil {
-			if s, ok := status.FromError(err); ok {
-				err = errors.New(s.Message())
+			for cause := err; cause != nil; cause = errors.Unwrap(cause) {
+				if s, ok := cause.(interface{ GRPCStatus() *status.Status }); ok {
+					err = errors.New(s.GRPCStatus().Message())
+				}
 			}
 			http.Error(w, err.Error(), http.StatusNotFound)
 			return

@@ -75,6 +75,9 @@ func (c *conversation) run(ctx context.Context) {
 		if time.Since(begin) > 3*backoffMax {
 			wait, again = backoffMin, 0
 		}
+		if time.Since(begin) > time.Second {
+			again = 0 // no loop
+		}
 		// A new certificate that is over at once, because a clock is wrong, must not
 		// become a loop.
 		if again++; errors.Is(err, errAgain) && again < 3 {

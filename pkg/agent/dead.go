@@ -19,7 +19,7 @@ func dead(p plan, results []probe.Result, after time.Duration, now time.Time) (p
 		if r.Status.State != mesh.Down || after < 0 {
 			continue
 		}
-		if at := r.Since.Add(after); now.Before(at) {
+		if at := silentSince(r).Add(after); now.Before(at) {
 			if next.IsZero() || at.Before(next) {
 				next = at
 			}
@@ -40,6 +40,19 @@ func dead(p plan, results []probe.Result, after time.Duration, now time.Time) (p
 	}
 	slices.SortFunc(prefixes, mesh.ComparePrefix)
 	return slices.Compact(prefixes), next
+}
+
+// silentSince returns since when a tunnel that is Down carries nothing. One that
+// was lost and answers again is about to be Up, and at the far end may be already:
+// to refuse what it carries would break connections that have just been made.
+func silentSince(r probe.Result) time.Time {
+	switch r.Status.Reason {
+	case mesh.ReasonProbeLost, mesh.ReasonNoHandshake:
+		if r.LastReply.After(r.Since) {
+			return r.LastReply
+		}
+	}
+	return r.Since
 }
 
 // refuse has packets refused that would go into a tunnel which is down, so that

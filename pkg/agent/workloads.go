@@ -51,6 +51,7 @@ type workload struct {
 	retryAt        time.Time
 	problem        string
 	forUID         string
+	known          bool // forUID is known
 	gone, looked   bool
 }
 
@@ -153,12 +154,10 @@ func (w *workloads) sweep(list map[string]*workload) {
 		if have != nil && !have.gone {
 			continue
 		}
-		if !strings.Contains(e.Name(), "_") || !e.IsDir() {
+		if !strings.Contains(e.Name(), "_") {
 			continue // not ours
 		}
-		// The folder itself may be mounted into a pod that is about to end, or that
-		// is about to begin: what it holds goes, and it goes where it can.
-		if err := empty(filepath.Join(w.dir, e.Name())); err != nil {
+		if err := w.clear(e.Name()); err != nil {
 			w.log.Error("remove a pod's certificate", "pod", e.Name(), "err", err)
 		}
 	}
@@ -170,20 +169,42 @@ func (w *workloads) sweep(list map[string]*workload) {
 	}
 }
 
-// empty removes what a folder holds, and the folder where nothing holds it.
-func empty(dir string) error {
+// clear removes what a pod's folder holds. The folder itself stays: it may be
+// mounted into the pod, which would never see another one. It goes a day after
+// it was last written to.
+func (w *workloads) clear(name string) error {
+	dir := filepath.Join(w.dir, name)
+	info, err := os.Stat(dir)
+	if err != nil || !info.IsDir() {
+		return err
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{removeIfThere(w.uidFile(name))}
 	for _, e := range entries {
 		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
 	}
-	// One that is mounted somewhere stays, and that is no error.
-	_ = os.Remove(dir)
+	if len(entries) == 0 && time.Since(info.ModTime()) > emptyFolderAge {
+		errs = append(errs, os.Remove(dir))
+	}
 	return errors.Join(errs...)
 }
+
+// emptyFolderAge is how long the folder of a pod that is gone is kept.
+const emptyFolderAge = 24 * time.Hour
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// uidFile holds the UID of the pod that a folder's certificate was made for. It
+// lies beside the folder, where the pod does not see it.
+func (w *workloads) uidFile(name string) string { return filepath.Join(w.dir, "."+name+".uid") }
 
 // tend sees to one pod's certificate and returns when to look at it again.
 func (w *workloads) tend(ctx context.Context, name string, issue issueWorkload) time.Time {
@@ -197,17 +218,25 @@ func (w *workloads) tend(ctx context.Context, name string, issue issueWorkload) 
 		have.looked = true
 		if b, err := pki.ReadWorkload(dir); err == nil {
 			have.take(b)
-			have.forUID = have.pod.UID
+			uid, err := os.ReadFile(w.uidFile(name))
+			have.forUID, have.known = string(uid), err == nil
 		}
 	}
 	due := have.renewAt
-	if have.identity != want || have.forUID != have.pod.UID {
+	if have.identity != want || !have.known || have.forUID != have.pod.UID {
 		due = now
+		if have.identity != (pki.Identity{}) {
+			// Another pod's: it must not outlive that one in this one's hands.
+			if err := w.clear(name); err != nil {
+				w.log.Error("remove an earlier pod's certificate", "pod", name, "err", err)
+			}
+			have.identity, have.until, have.renewAt = pki.Identity{}, time.Time{}, time.Time{}
+		}
 	}
 	if due = later(due, have.retryAt); !now.Before(due) {
 		b, err := newWorkload(ctx, have.pod, want, issue)
 		if err == nil {
-			err = pki.WriteWorkload(dir, b)
+			err = errors.Join(pki.WriteWorkload(dir, b), os.WriteFile(w.uidFile(name), []byte(have.pod.UID), 0o600))
 		}
 		if err != nil {
 			if ctx.Err() == nil && have.problem != err.Error() {
@@ -219,7 +248,7 @@ func (w *workloads) tend(ctx context.Context, name string, issue issueWorkload) 
 			have.take(b)
 			// From now on: a certificate is dated back for clocks that are behind.
 			have.renewAt = now.Add(have.until.Sub(now) / 2)
-			have.forUID, have.problem, have.retryAt = have.pod.UID, "", time.Time{}
+			have.forUID, have.known, have.problem, have.retryAt = have.pod.UID, true, "", time.Time{}
 			due = have.renewAt
 			w.log.Info("certificate for a pod", "pod", have.pod.Namespace+"/"+have.pod.Name, "identity", want, "until", have.until)
 		}

@@ -16,6 +16,10 @@ import (
 // if another of its cluster remains.
 const gatewayGrace = 2 * time.Second
 
+// gatewayReturn is how long gateways have to come back after the control plane was
+// restarted: longer than the longest pause between two of their tries.
+const gatewayReturn = 12 * time.Second
+
 // gatewayID names a gateway's process.
 type gatewayID struct{ cluster, name string }
 
@@ -74,6 +78,7 @@ func (l *loop) gatewayCame(id gatewayID, addrs []netip.Addr) error {
 	if len(addrs) > 0 {
 		s.addrs = addrs
 	}
+	l.unwritten = true
 	l.dirty = true
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,6 +33,9 @@ type snapshot struct {
 type clusterDetails struct {
 	Gateways []mesh.Gateway                        `json:"gateways,omitempty"`
 	Services map[mesh.ServiceName]mesh.ServicePart `json:"services,omitempty"`
+	// Processes are the gateways' processes that have ever spoken, with the
+	// addresses that they speak for: one that is gone over a restart is still gone.
+	Processes map[string][]netip.Addr `json:"processes,omitempty"`
 }
 
 // empty reports whether there is nothing in it.
@@ -134,7 +138,14 @@ func (l *loop) snapshot() snapshot {
 	l.unwritten = false
 	s := snapshot{Format: snapshotFormat, Clusters: map[string]clusterDetails{}}
 	for name, c := range l.clusters {
-		s.Clusters[name] = c.details()
+		d := c.details()
+		d.Processes = map[string][]netip.Addr{}
+		for id, g := range l.gatewayStates {
+			if id.cluster == name {
+				d.Processes[id.name] = g.addrs
+			}
+		}
+		s.Clusters[name] = d
 	}
 	return s
 }
@@ -173,6 +184,12 @@ func (c *cluster) gateways() []mesh.Gateway {
 // restore has the cluster served as an earlier run last knew it, until its source
 // has spoken.
 func (l *loop) restoreServices(c *cluster, d clusterDetails) {
+	for name, addrs := range d.Processes {
+		l.gatewayStates[gatewayID{c.decl.Name, name}] = &gatewayState{addrs: addrs, left: l.started.Add(gatewayReturn)}
+		time.AfterFunc(gatewayReturn+gatewayGrace, func() {
+			_ = l.do(l.life, func(l *loop) error { l.dirty = true; return nil })
+		})
+	}
 	if d.empty() {
 		return
 	}
