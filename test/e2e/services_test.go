@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -259,5 +262,59 @@ func TestServiceChanges(t *testing.T) {
 	})
 	if out, code := f.try("east/n1/p1", "meshecho", "call", "xds:///retried.demo:80", "--timeout", "3s"); code == 0 {
 		t.Errorf("a service that is gone was called: %s", out)
+	}
+}
+
+// TestServiceWithSourceAway: a control plane that starts while a cluster's source
+// is away takes neither that cluster's endpoints nor its pods' certificates, and
+// the pods see theirs rotate when it is back.
+func TestServiceWithSourceAway(t *testing.T) {
+	f := up(t, withServices)
+	f.served("east/n1/p1")
+	l := f.load("east/n1/p1")
+	all := []string{"east/n1/p1 direct", "west/n1/p1 direct", "west/n2/p1 direct", "south/n1/p1 gateway"}
+	l.awaitWays(all...)
+	f.await("the services are on disk", func() error {
+		_, err := os.Stat(filepath.Join(f.Dir(), "hosts", "controlplane", "var", "lib", "flatmesh", "controlplane", "services.json"))
+		return err
+	})
+	if err := f.Kill(t.Context(), lab.ControlPlane, "controlplane"); err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(f.Dir(), "clusters", "west")
+	aside := filepath.Join(t.TempDir(), "west")
+	if err := os.Rename(folder, aside); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Restart(t.Context(), lab.ControlPlane, "controlplane"); err != nil {
+		t.Fatal(err)
+	}
+	connected := func() error {
+		if s := f.mesh(); s.Nodes.Connected != s.Nodes.Total || s.Nodes.Total != 5 {
+			return fmt.Errorf("%+v", s.Nodes)
+		}
+		return nil
+	}
+	f.await("all agents are back", connected)
+	l.awaitWays(all...)
+	certificate := func() string { return f.exec("west/n1/p1", "cat", "/run/secrets/flatmesh.io/tls.crt") }
+	before := certificate()
+	if err := os.Rename(aside, folder); err != nil {
+		t.Fatal(err)
+	}
+	f.await("the source is back", func() error {
+		for _, c := range f.mesh().Clusters {
+			if c.Name == "west" && !c.Gone && c.Services > 0 && len(c.Held) == 0 {
+				return nil
+			}
+		}
+		return errors.New("west is not there")
+	})
+	l.awaitWays(all...)
+	if after := certificate(); after == "" || before == "" {
+		t.Error("the pod has lost its certificate")
+	}
+	if bad := failures(l.stop()); len(bad) > 0 {
+		t.Errorf("%d calls failed:\n%s", len(bad), strings.Join(bad, "\n"))
 	}
 }
