@@ -25,8 +25,8 @@ import (
 
 // Bounds of a whole run: whatever hangs, the machine is given back.
 const (
-	fullTime  = 20 * time.Minute
-	quickTime = 6 * time.Minute
+	fullTime  = 90 * time.Minute
+	quickTime = 15 * time.Minute
 	cleanTime = 30 * time.Second
 )
 
@@ -53,7 +53,16 @@ func benchmarks() []benchmark {
 		{"overlap", false, (*bench).overlap},
 		{"scale", true, (*bench).scale},
 		{"detect", true, (*bench).detect},
+		{"deadpath", true, (*bench).deadPath},
+		{"failover", true, (*bench).failover},
+		{"inflight", true, (*bench).inFlight},
 		{"idle", true, (*bench).idle},
+		{"gateway", true, (*bench).gateways},
+		{"xds-push", false, (*bench).xdsPush},
+		{"xds-flip", false, (*bench).xdsFlip},
+		{"xds-memory", false, (*bench).xdsMemory},
+		{"xds-growth", false, (*bench).xdsGrowth},
+		{"xds-istio", false, (*bench).xdsIstio},
 	}
 }
 
@@ -82,7 +91,7 @@ Exit codes: 0 everything was measured, 2 something could not be.`,
 	format := cli.AddFormat(root, "json")
 	root.RunE = func(cmd *cobra.Command, _ []string) error {
 		for _, o := range only {
-			if !slices.Contains(names, o) {
+			if !slices.ContainsFunc(names, func(name string) bool { return chosen(name, o) }) {
 				return fmt.Errorf("--only %s: want some of %s", o, strings.Join(names, ", "))
 			}
 		}
@@ -94,14 +103,20 @@ Exit codes: 0 everything was measured, 2 something could not be.`,
 		defer cancel()
 		return b.all(ctx, only, format, cmd.OutOrStdout())
 	}
-	root.AddCommand(standInsCommand())
+	root.AddCommand(standInsCommand(), xdsServerCommand(), xdsClientsCommand(), fixedGatewayCommand(), tlsPodsCommand(), tlsLoadCommand())
 	return root
 }
 
+// chosen reports whether somebody who asks for a benchmark, or for a family of
+// them such as xds, asks for this one.
+func chosen(name, asked string) bool { return name == asked || strings.HasPrefix(name, asked+"-") }
+
 // all runs the chosen benchmarks. One that fails leaves the others their turn.
 func (b *bench) all(ctx context.Context, only []string, format *cli.Format, w io.Writer) (err error) {
-	chosen := slices.DeleteFunc(benchmarks(), func(x benchmark) bool { return len(only) > 0 && !slices.Contains(only, x.name) })
-	if slices.ContainsFunc(chosen, func(x benchmark) bool { return x.root }) {
+	run := slices.DeleteFunc(benchmarks(), func(x benchmark) bool {
+		return len(only) > 0 && !slices.ContainsFunc(only, func(o string) bool { return chosen(x.name, o) })
+	})
+	if slices.ContainsFunc(run, func(x benchmark) bool { return x.root }) {
 		clean, err := b.prepare(ctx)
 		if err != nil {
 			return err
@@ -114,7 +129,7 @@ func (b *bench) all(ctx context.Context, only []string, format *cli.Format, w io
 		r.Machine.print(w, b.quick)
 	}
 	var errs []error
-	for _, x := range chosen {
+	for _, x := range run {
 		progress("%s: begins", x.name)
 		began := time.Now()
 		t, err := x.run(b, ctx)

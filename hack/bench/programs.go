@@ -26,7 +26,7 @@ func (b *bench) prepare(ctx context.Context) (clean func(), err error) {
 	clean = func() { os.RemoveAll(b.bin) }
 	progress("building agent, controlplane and lab")
 	const module = "github.com/flatmesh/flatmesh"
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", b.bin, module+"/cmd/agent", module+"/cmd/controlplane", module+"/hack/lab", module+"/hack/meshecho")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", b.bin, module+"/cmd/agent", module+"/cmd/controlplane", module+"/cmd/gateway", module+"/hack/lab", module+"/hack/meshecho")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		clean()
 		return nil, fmt.Errorf("build the programs (run bench in the module's folder, or give --bin): %w: %s", err, out)

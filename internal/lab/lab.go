@@ -23,6 +23,8 @@ type Options struct {
 	Bin string
 	// NoAgents leaves out control plane and agents: hosts and pods alone.
 	NoAgents bool
+	// AgentFlags are further flags of every agent, also when it is started again.
+	AgentFlags []string
 	// Wait is how long Up waits until all agents are registered and all tunnels
 	// up; 0 does not wait.
 	Wait time.Duration
@@ -80,7 +82,7 @@ func Up(ctx context.Context, t Topology, o Options) (*Lab, error) {
 		return nil, err
 	}
 	l := newLab(o.Name, o.Log)
-	s := &state{Version: stateVersion, Name: o.Name, Bin: bin, NoAgents: o.NoAgents}
+	s := &state{Version: stateVersion, Name: o.Name, Bin: bin, NoAgents: o.NoAgents, AgentFlags: o.AgentFlags}
 	for _, sv := range t.Services {
 		s.addService(sv)
 	}

@@ -143,9 +143,9 @@ func Started(fd int) (failed func(error)) {
 }
 
 func (s *state) startAgent(n node) error {
-	return s.start(n.id().String(), Agent, "agent", "run",
-		"--cluster", n.cluster.Name, "--node", n.id().Name,
-		"--control-plane", controlPlaneFor(n.addrs()), "--token-file", tokenPath(s.Name, n.cluster.Name))
+	argv := []string{"agent", "run", "--cluster", n.cluster.Name, "--node", n.id().Name,
+		"--control-plane", controlPlaneFor(n.addrs()), "--token-file", tokenPath(s.Name, n.cluster.Name)}
+	return s.start(n.id().String(), Agent, append(argv, s.AgentFlags...)...)
 }
 
 func (s *state) startControlPlane() error {

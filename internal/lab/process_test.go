@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,9 +34,19 @@ func pids(t *testing.T, l *Lab, host, process string) []int {
 }
 
 func TestKillAndRestart(t *testing.T) {
-	l := up(t, twoClusters, Options{Wait: time.Minute})
+	l := up(t, twoClusters, Options{Wait: time.Minute, AgentFlags: []string{"--flag", "value"}})
 	ctx := t.Context()
 	must(t, awaitProcess(ctx, Host{Name: "east/n1", Namespace: namespaces(l.Name()) + "node.east.n1"}, Device))
+	flagged := func() {
+		t.Helper()
+		for _, pid := range pids(t, l, "east/n1", Agent) {
+			line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if must(t, err); !strings.HasSuffix(string(line), "\x00--flag\x00value\x00") {
+				t.Errorf("the agent runs as %q", line)
+			}
+		}
+	}
+	flagged()
 	agent, device, other := pids(t, l, "east/n1", Agent), pids(t, l, "east/n1", Device), pids(t, l, "east/n2", Agent)
 	if len(agent) != 1 || len(device) != 1 || len(other) != 1 {
 		t.Fatal(agent, device, other)
@@ -52,6 +63,7 @@ func TestKillAndRestart(t *testing.T) {
 	if now := pids(t, l, "east/n1", Agent); len(now) != 1 || now[0] == agent[0] {
 		t.Errorf("agent %v after %v", now, agent)
 	}
+	flagged()
 	if now := pids(t, l, "east/n1", Device); !slices.Equal(now, device) {
 		t.Errorf("the device went with its agent: %v after %v", now, device)
 	}

@@ -17,12 +17,13 @@ const root = "/run/flatmesh-lab"
 // state is what a lab's folder says of it. Everything else, such as which
 // processes run, is read from the machine when it is asked for.
 type state struct {
-	Version  int            `json:"version"`
-	Name     string         `json:"name"`
-	Bin      string         `json:"bin"`
-	NoAgents bool           `json:"noAgents"`
-	Clusters []clusterState `json:"clusters"`
-	Services []serviceState `json:"services"`
+	Version    int            `json:"version"`
+	Name       string         `json:"name"`
+	Bin        string         `json:"bin"`
+	NoAgents   bool           `json:"noAgents"`
+	AgentFlags []string       `json:"agentFlags,omitempty"`
+	Clusters   []clusterState `json:"clusters"`
+	Services   []serviceState `json:"services"`
 }
 
 // clusterState is a cluster with what must not change while it exists.

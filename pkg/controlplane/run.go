@@ -309,13 +309,13 @@ func grpcServer(o Options, authority *pki.Authority, id *identities, svc *servic
 	if err != nil {
 		return nil, err
 	}
-	gs := grpc.NewServer(
+	gs := grpc.NewServer(append(xds.ServerOptions(),
 		grpc.Creds(credentials.NewTLS(cfg)),
 		grpc.MaxRecvMsgSize(16<<20),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: streamKeepalive, Timeout: 2 * streamKeepalive}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-	)
+	)...)
 	peeringv1.RegisterPeeringServer(gs, peering.NewServer(id, svc, o.Log, o.Version))
 	nacks := svc.loop.nacked
 	server := xds.NewServer(resources(svc.loop), o.Log, svc.Identify, nacks)

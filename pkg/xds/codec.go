@@ -11,12 +11,12 @@ import (
 )
 
 // ServerOptions are those of a gRPC server that keeps streams of thousands of
-// clients open: its buffers are shared, and large answers refer to the resources
-// that a [Source] holds and do not copy them. A client that connects is sent all
+// clients open: large answers refer to the resources that a [Source] holds and do
+// not copy them. A client that connects is sent all
 // that it subscribes to at once; without this thousands of such answers are in
 // memory when all connect again, and for as long as slow ones read.
 func ServerOptions() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.SharedWriteBuffer(true), grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(grpcproto.Name)})}
+	return []grpc.ServerOption{grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(grpcproto.Name)})}
 }
 
 // codec is gRPC's for protobuf, except for large answers of the delta protocol.
