@@ -3,6 +3,7 @@ package view
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/flatmesh/flatmesh/pkg/mesh"
@@ -14,11 +15,8 @@ import (
 var clusters = []string{"east", "west"}
 
 func node(s string) mesh.NodeID {
-	id, err := mesh.ParseNodeID(s)
-	if err != nil {
-		panic(err)
-	}
-	return id
+	cluster, name, _ := strings.Cut(s, "/")
+	return mesh.NodeID{Cluster: cluster, Name: name}
 }
 
 func twoClusters() mesh.Topology {
