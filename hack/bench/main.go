@@ -34,7 +34,7 @@ func main() { os.Exit(cli.Main(newRoot(), os.Args[1:])) }
 
 // bench is what the benchmarks share.
 type bench struct {
-	bin   string // folder with agent, controlplane and lab
+	bin   string // folder with agent, controlplane, gateway, lab and meshecho
 	self  string // this program
 	quick bool
 }
@@ -87,7 +87,7 @@ Exit codes: 0 everything was measured, 2 something could not be.`,
 	f := root.Flags()
 	f.StringSliceVar(&only, "only", nil, "benchmarks to run (default: all)")
 	f.BoolVar(&b.quick, "quick", false, "shorter and fewer measurements, for a first look")
-	f.StringVar(&b.bin, "bin", "", "folder with the programs agent, controlplane and lab (default: they are built)")
+	f.StringVar(&b.bin, "bin", "", "folder with the programs agent, controlplane, gateway, lab and meshecho (default: they are built)")
 	format := cli.AddFormat(root, "json")
 	root.RunE = func(cmd *cobra.Command, _ []string) error {
 		for _, o := range only {

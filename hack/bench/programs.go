@@ -24,7 +24,7 @@ func (b *bench) prepare(ctx context.Context) (clean func(), err error) {
 		return nil, err
 	}
 	clean = func() { os.RemoveAll(b.bin) }
-	progress("building agent, controlplane and lab")
+	progress("building the programs of the lab")
 	const module = "github.com/flatmesh/flatmesh"
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", b.bin, module+"/cmd/agent", module+"/cmd/controlplane", module+"/cmd/gateway", module+"/hack/lab", module+"/hack/meshecho")
 	if out, err := cmd.CombinedOutput(); err != nil {
