@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flatmesh/flatmesh/pkg/mesh"
@@ -83,8 +84,9 @@ func (l *Lab) Mesh(ctx context.Context) (MeshStatus, error) {
 }
 
 // AwaitUp waits until the control plane knows all nodes of the lab, all their
-// agents have registered and all tunnels are up that should be. It gives up with
-// ctx, or when a process that should run has ended.
+// agents have registered, all tunnels are up that should be, and all pods serve:
+// those that speak mTLS wait for their certificates. It gives up with ctx, or when
+// a process that should run has ended.
 func (l *Lab) AwaitUp(ctx context.Context) error {
 	// Each look costs two processes, on a machine that has much else to do.
 	const turn = 200 * time.Millisecond
@@ -110,7 +112,12 @@ func (l *Lab) AwaitUp(ctx context.Context) error {
 			last = now
 		}
 		if err == nil && m.Nodes.Total == s.nodeCount() && m.AllUp() {
-			return nil
+			if pod, err := l.notServing(); err != nil || pod == "" {
+				return err
+			} else if now = pod + " does not serve yet"; now != last {
+				l.log("%s", now)
+				last = now
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -118,6 +125,41 @@ func (l *Lab) AwaitUp(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// notServing returns a pod whose process runs and does not listen yet.
+func (l *Lab) notServing() (string, error) {
+	hosts, err := l.Hosts()
+	if err != nil {
+		return "", err
+	}
+	for _, h := range hosts {
+		for _, p := range h.Processes {
+			if h.Kind == KindPod && p.Name == Pod && p.Alive && !listens(p.PID, GRPCPort) {
+				return h.Name, nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// listens reports whether something in the process's network namespace listens on
+// a TCP port (proc_net_tcp.txt of the kernel: the local address, and the state 0A).
+func listens(pid int, port uint16) bool {
+	want := fmt.Sprintf(":%04X ", port)
+	for _, table := range []string{"tcp", "tcp6"} {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, table))
+		if err != nil {
+			continue // it has ended, or the kernel has no IPv6
+		}
+		for line := range strings.Lines(string(b)) {
+			f := strings.Fields(line)
+			if len(f) > 3 && strings.HasSuffix(f[1]+" ", want) && f[3] == "0A" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (s *state) nodeCount() int {
