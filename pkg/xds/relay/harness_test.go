@@ -86,6 +86,7 @@ type controlPlane struct {
 	addr    string
 	sent    int // resources, over all streams of all times
 	streams int
+	open    int // streams, now
 	nacks   int
 }
 
@@ -120,7 +121,13 @@ func (c *controlPlane) up() {
 	gs := grpc.NewServer(grpc.StreamInterceptor(func(srv any, str grpc.ServerStream, _ *grpc.StreamServerInfo, serve grpc.StreamHandler) error {
 		c.mu.Lock()
 		c.streams++
+		c.open++
 		c.mu.Unlock()
+		defer func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.open--
+		}()
 		return serve(srv, &counted{str, c})
 	}))
 	discovery.RegisterAggregatedDiscoveryServiceServer(gs, server)
@@ -163,6 +170,17 @@ func (c *controlPlane) counts() (sent, streams int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.sent, c.streams
+}
+
+// alone waits until one stream is open: what is sent on one that has ended, which
+// the server has not seen yet, is lost.
+func (c *controlPlane) alone() {
+	c.t.Helper()
+	eventually(c.t, "one stream is open", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.open == 1
+	})
 }
 
 // dial connects to wherever the control plane is now.
