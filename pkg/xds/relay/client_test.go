@@ -108,7 +108,7 @@ func TestResumes(t *testing.T) {
 	again := func(what string) {
 		t.Helper()
 		streams++
-		c.alone()
+		c.alone(streams)
 		// A change shows that the new stream is in step.
 		c.service("echo", build.Assignment{Direct: []build.Direct{
 			{Addr: one.addr, Node: self, Reason: mesh.ReasonLocal, Zone: what},

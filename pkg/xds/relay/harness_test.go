@@ -172,14 +172,14 @@ func (c *controlPlane) counts() (sent, streams int) {
 	return c.sent, c.streams
 }
 
-// alone waits until one stream is open: what is sent on one that has ended, which
-// the server has not seen yet, is lost.
-func (c *controlPlane) alone() {
+// alone waits until of so many streams the last alone is open: what is sent on one
+// that has ended, which the server has not seen yet, is lost.
+func (c *controlPlane) alone(streams int) {
 	c.t.Helper()
 	eventually(c.t, "one stream is open", func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return c.open == 1
+		return c.open == 1 && c.streams == streams
 	})
 }
 
