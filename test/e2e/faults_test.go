@@ -209,7 +209,7 @@ func TestDeletedByHand(t *testing.T) {
 		"interface": {"ip", "link", "del", "flatmesh0"},
 		"rule":      {"ip", "rule", "del", "priority", "5183"},
 		"route":     {"ip", "route", "flush", "table", "51830"},
-		"address":   {"ip", "addr", "flush", "dev", "flatmesh0"},
+		"address":   {"sh", "-c", "ip -o addr show dev flatmesh0 scope global | while read -r _ _ _ a _; do ip addr del $a dev flatmesh0; done"},
 		"link down": {"ip", "link", "set", "flatmesh0", "down"},
 	} {
 		t.Run(name, func(t *testing.T) {
