@@ -29,7 +29,7 @@ lint: ## check the code without running it
 fuzz: ## fuzz every target for FUZZTIME (10s)
 	@hack/fuzz.sh
 
-bench: build ## measure throughput, scale and detection times, a quarter of an hour (needs root)
+bench: build ## measure everything side by side with what users would use instead, an hour (needs root)
 	@bin/bench --bin bin
 
 generate: ## make the Go code of api/ from its .proto files (needs protoc)

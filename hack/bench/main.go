@@ -79,7 +79,7 @@ func newRoot() *cobra.Command {
 		Long: `bench measures flatmesh on this machine and prints a Markdown table for each
 benchmark: ` + strings.Join(names, ", ") + `.
 
-A full run takes about a quarter of an hour, one with --quick under three minutes.
+A full run takes about an hour, one with --quick a quarter of one.
 Exit codes: 0 everything was measured, 2 something could not be.`,
 		Example: "  bench\n  bench --only throughput,idle --quick\n  bench -o json > bench.json",
 		Args:    cobra.NoArgs,

@@ -183,7 +183,7 @@ func (c *xdsClients) gather(ctx context.Context, address string) (clientsAnswer,
 
 // run is one client.
 func (c *xdsClients) run(ctx context.Context, address string, i int, ready func()) error {
-	conn, err := (&net.Dialer{Timeout: time.Minute}).DialContext(ctx, "tcp", address)
+	conn, err := (&net.Dialer{Timeout: time.Minute, KeepAlive: -1}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}

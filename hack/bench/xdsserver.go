@@ -127,7 +127,10 @@ func startXDSServer(ctx context.Context, o serverBegin) (*xdsServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	// The kernel's probes of thousands of idle connections come at the same moment,
+	// more than the queue of one machine takes, and gRPC's TCP_USER_TIMEOUT ends a
+	// connection after one that is lost.
+	ln, err := (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
