@@ -52,7 +52,33 @@ func (l *loop) gateways() []mesh.Gateway {
 		}
 	}
 	slices.SortFunc(out, mesh.Gateway.Compare)
+	l.forgetGateways(out)
 	return out
+}
+
+// forgetGateways lets go of processes that have ended and on which nothing hangs
+// any more: pods have new names each time. What hangs on one is that an address
+// that is declared is silent, unless a later process speaks for it.
+func (l *loop) forgetGateways(declared []mesh.Gateway) {
+	now := l.now()
+	for id, s := range l.gatewayStates {
+		c := l.clusters[id.cluster]
+		if s.streams > 0 || now.Sub(s.left) < gatewayGrace || c != nil && !c.spoken {
+			continue
+		}
+		needed := slices.ContainsFunc(s.addrs, func(a netip.Addr) bool {
+			for other, o := range l.gatewayStates {
+				if other.cluster == id.cluster && (o.streams > 0 || o.left.After(s.left)) && slices.Contains(o.addrs, a) {
+					return false
+				}
+			}
+			return slices.ContainsFunc(declared, func(g mesh.Gateway) bool { return g.Cluster == id.cluster && g.Addr == a })
+		})
+		if !needed {
+			delete(l.gatewayStates, id)
+			l.unwritten = true
+		}
+	}
 }
 
 // gatewayCame notes a gateway's stream and where it says that it is.

@@ -60,7 +60,7 @@ type loop struct {
 	unwritten bool // services have changed since they were written
 	stalePods map[mesh.NodeID]struct{}
 	// awaited are nodes whose first report is waited for.
-	awaited       map[mesh.NodeID]bool
+	awaited       map[mesh.NodeID]*time.Timer
 	gatewayStates map[gatewayID]*gatewayState
 	// dirty: the topology may have changed since it was published.
 	dirty bool

@@ -38,8 +38,11 @@ func (s *service) Workload(ctx context.Context, node mesh.NodeID, namespace, pod
 		if err := l.known(node); err != nil {
 			return err
 		}
-		p, ok := l.clusters[node.Cluster].index.Pod(namespace, pod)
+		c := l.clusters[node.Cluster]
+		p, ok := c.index.Pod(namespace, pod)
 		switch {
+		case !ok && !c.spoken:
+			return status.Errorf(codes.Unavailable, "the control plane has not read the source of cluster %s yet", node.Cluster)
 		case !ok:
 			return status.Errorf(codes.NotFound, "there is no pod %s/%s in the source of cluster %s", namespace, pod, node.Cluster)
 		case p.Node != node.Name:

@@ -204,7 +204,7 @@ func newLoop(ctx context.Context, o Options, st *store.Store) (*loop, error) {
 		leases: map[mesh.NodeID]map[*lease]struct{}{}, reports: map[mesh.NodeID]*session{}, lastSeen: map[mesh.NodeID]time.Time{},
 		published: published{}, started: time.Now(),
 		services: o.Services, stale: map[mesh.ServiceName]struct{}{}, stalePods: map[mesh.NodeID]struct{}{},
-		awaited: map[mesh.NodeID]bool{}, gatewayStates: map[gatewayID]*gatewayState{},
+		awaited: map[mesh.NodeID]*time.Timer{}, gatewayStates: map[gatewayID]*gatewayState{},
 		catalog: view.New(ctx, view.Options{TrustDomain: trust.Name(), MCS: o.Services.MCS, Validate: o.ValidateResources, Log: o.Log}),
 	}
 	if l.orders == nil {

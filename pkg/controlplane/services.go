@@ -83,16 +83,31 @@ func (l *loop) publishPods(id mesh.NodeID) {
 // awaitReport has a node's clients answered without a report if none comes. It
 // is called when its xDS stream begins.
 func (l *loop) awaitReport(node mesh.NodeID) {
-	if l.awaited[node] {
+	if l.awaited[node] != nil || l.catalog.Reported(node) {
 		return
 	}
-	l.awaited[node] = true
-	time.AfterFunc(reportWait, func() {
+	var wait *time.Timer
+	wait = time.AfterFunc(reportWait, func() {
 		// It fails only with the end of everything.
 		_ = l.do(l.life, func(l *loop) error {
+			if l.awaited[node] != wait {
+				return nil
+			}
 			delete(l.awaited, node)
-			l.catalog.GiveUp(node)
+			if l.known(node) == nil {
+				l.catalog.GiveUp(node)
+			}
 			return nil
 		})
 	})
+	l.awaited[node] = wait
+}
+
+// reported ends the wait for a node's report. Where its stream ends soon after, its
+// clients keep what they have.
+func (l *loop) reported(node mesh.NodeID) {
+	if wait := l.awaited[node]; wait != nil {
+		wait.Stop()
+		delete(l.awaited, node)
+	}
 }

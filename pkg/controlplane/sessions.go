@@ -124,6 +124,7 @@ func (s *session) Report(ctx context.Context, full bool, tunnels map[mesh.NodeID
 			s.counts[t.State]++
 		}
 		if l.reports[s.node] == s {
+			l.reported(s.node)
 			l.catalog.SetReport(s.node, next)
 		}
 		return nil

@@ -314,6 +314,14 @@ func (c *Catalog) nodeNames(client mesh.NodeID, on []mesh.NodeID) {
 	}
 }
 
+// Reported reports whether a node's report is known: its agent's stream is open.
+func (c *Catalog) Reported(node mesh.NodeID) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	_, ok := c.reach[node]
+	return ok
+}
+
 // GiveUp answers a node's clients though its agent has not reported.
 func (c *Catalog) GiveUp(node mesh.NodeID) {
 	c.mu.Lock()
