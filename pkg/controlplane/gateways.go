@@ -60,10 +60,9 @@ func (l *loop) gateways() []mesh.Gateway {
 // any more: pods have new names each time. What hangs on one is that an address
 // that is declared is silent, unless a later process speaks for it.
 func (l *loop) forgetGateways(declared []mesh.Gateway) {
-	now := l.now()
 	for id, s := range l.gatewayStates {
 		c := l.clusters[id.cluster]
-		if s.streams > 0 || now.Sub(s.left) < gatewayGrace || c != nil && !c.spoken {
+		if s.streams > 0 || c != nil && !c.spoken {
 			continue
 		}
 		needed := slices.ContainsFunc(s.addrs, func(a netip.Addr) bool {

@@ -141,7 +141,16 @@ func TestGatewayProcessesAreForgotten(t *testing.T) {
 	if got := p.processes(); got != "east/p49" || p.gatewayList() != "-1 2" {
 		t.Errorf("kept %s; gateways %s", got, p.gatewayList())
 	}
-	for _, x := range [][]string{{"east/nowhere"}, {"east/elsewhere", "203.0.113.9"}, {"west/w", at1}, {"east/two", at1, at2}} {
+	// Another cluster's process speaks for another address of the same digits.
+	if err := p.came("west/w", at1); err != nil {
+		t.Fatal(err)
+	}
+	p.judge(time.Minute)
+	if got := p.processes(); got != "east/p49 west/w" || p.gatewayList() != "-1 2" {
+		t.Errorf("kept %s; gateways %s", got, p.gatewayList())
+	}
+	p.left("west/w")
+	for _, x := range [][]string{{"east/nowhere"}, {"east/elsewhere", "203.0.113.9"}, {"east/two", at1, at2}} {
 		if err := p.came(x[0], x[1:]...); err != nil {
 			t.Fatal(err)
 		}

@@ -302,6 +302,7 @@ func TestLostServicesStayServed(t *testing.T) {
 
 	// The end of the cluster is theirs too.
 	p = begin()
+	p.say("A", false, "service a, slice a=3, service b, slice b=2")
 	p.remove("A")
 	p.tell()
 	gone(p, "the folder is gone", false)

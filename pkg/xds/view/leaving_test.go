@@ -178,6 +178,29 @@ func TestRemovalByExport(t *testing.T) {
 	})
 }
 
+// Gateways admit connections to pods that no longer speak mTLS until their clients
+// know it.
+func TestRemovalByTLS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := depart(t, aService("echo", aPart("west", 1)))
+		settle := d.a.hold()
+		plain := aPart("west", 1)
+		plain.Ports = slices.Clone(plain.Ports)
+		plain.Ports[0].TLS = false
+		set(d.c, aService("echo", plain))
+		for _, want := range []xds.Answer{xds.Found, xds.Missing} {
+			synctest.Wait()
+			for _, typeURL := range []string{resource.ClusterType, resource.EndpointType} {
+				if _, answer := d.c.Lookup(gatewayOf("west"), typeURL, fmt.Sprintf(ofGateways, "echo")); answer != want {
+					t.Errorf("the gateway has %v, want %v", answer, want)
+				}
+			}
+			settle()
+		}
+		d.expect("in the end", "east/n1", 80, everythingOf)
+	})
+}
+
 // A service that comes back while it leaves stays, but for what it had before.
 func TestRemovalTakenBack(t *testing.T) {
 	two := func() *mesh.Service { return aService("echo", withPort(aPart("east", 1), 81, nil)) }

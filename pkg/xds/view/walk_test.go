@@ -66,7 +66,7 @@ func (w *walker) step() string {
 func TestWalk(t *testing.T) {
 	for _, mcs := range []bool{false, true} {
 		t.Run(fmt.Sprint("mcs=", mcs), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { walk(t, 1, mcs, 80) })
+			synctest.Test(t, func(t *testing.T) { walk(t, 1, mcs, 60) })
 		})
 	}
 }
@@ -75,7 +75,7 @@ func FuzzWalk(f *testing.F) {
 	f.Add(uint64(7), true)
 	f.Add(uint64(22), false)
 	f.Fuzz(func(t *testing.T, seed uint64, mcs bool) {
-		synctest.Test(t, func(t *testing.T) { walk(t, seed, mcs, 30) })
+		synctest.Test(t, func(t *testing.T) { walk(t, seed, mcs, 20) })
 	})
 }
 
