@@ -114,16 +114,23 @@ type Resolver struct {
 	b        barriers
 	networks map[string]string // of clusters
 	nodes    map[NodeID]*Node
-	claims   map[string][]netip.Prefix // of clusters
-	gateways map[string][]Gateway      // of clusters
-	families map[string][]Family       // of clusters' pods
+	covered  map[coveredKey]bool  // gateways that lie in a cluster's own claims
+	gateways map[string][]Gateway // of clusters
+	families map[string][]Family  // of clusters' pods
+}
+
+// coveredKey is a gateway's address, and a cluster in which it may mean something
+// else.
+type coveredKey struct {
+	cluster string
+	addr    netip.Addr
 }
 
 // NewResolver prepares a Topology for many calls of Path.
 func NewResolver(t Topology) *Resolver {
 	r := &Resolver{
 		t: &t, b: t.barriers(), networks: make(map[string]string, len(t.Clusters)),
-		nodes: make(map[NodeID]*Node, len(t.Nodes)), claims: map[string][]netip.Prefix{}, gateways: map[string][]Gateway{},
+		nodes: make(map[NodeID]*Node, len(t.Nodes)), covered: map[coveredKey]bool{}, gateways: map[string][]Gateway{},
 		families: map[string][]Family{},
 	}
 	pods := func(cluster string, prefixes []netip.Prefix) {
@@ -142,7 +149,11 @@ func NewResolver(t Topology) *Resolver {
 		pods(t.Nodes[i].ID.Cluster, t.Nodes[i].PodCIDRs)
 	}
 	for _, c := range t.Claims {
-		r.claims[c.Cluster] = append(r.claims[c.Cluster], c.Prefix)
+		for _, g := range t.Gateways {
+			if c.Prefix.Contains(g.Addr) {
+				r.covered[coveredKey{c.Cluster, g.Addr}] = true
+			}
+		}
 	}
 	for _, g := range t.Gateways {
 		r.gateways[g.Cluster] = append(r.gateways[g.Cluster], g)
@@ -316,7 +327,7 @@ func (r *Resolver) Gateways(from NodeID, cluster string) ([]Gateway, Reason) {
 		}
 		// In one Network an address means the same to both.
 		return r.native(from.Cluster, cluster) ||
-			!slices.ContainsFunc(r.claims[from.Cluster], func(p netip.Prefix) bool { return p.Contains(g.Addr) })
+			!r.covered[coveredKey{from.Cluster, g.Addr}]
 	}
 	out := make([]Gateway, 0, len(all))
 	live := false
